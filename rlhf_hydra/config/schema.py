@@ -1,0 +1,521 @@
+"""Every key of a run: its type, default, allowed values and meaning, once.
+
+YAML under `conf/` holds only what makes a choice that choice; everything else is here. Allowed values and
+ranges are metadata of the field (`choice`, `number`), so `config/check.py` enforces them without a second list
+and `docs/config.md` is generated from this file. Units are in the names (`_tokens`, `_s`, `_gib`).
+"""
+
+from dataclasses import FrozenInstanceError, dataclass, field, fields
+from typing import Any, Dict, List, Optional  # noqa: UP035  (OmegaConf reads these at run time)
+
+from omegaconf import MISSING
+
+
+def choice(default: Any, *options: str) -> Any:
+    """A field that takes one of `options`."""
+    return field(default=default, metadata={"choices": options})
+
+
+def number(
+    default: Any,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+) -> Any:
+    """A field whose value lies in a range; a `None` value is exempt."""
+    bounds = {name: value for name, value in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if value is not None}
+    return field(default=default, metadata={"bounds": bounds})
+
+
+def part(kind: type, **changes: Any) -> Any:
+    """A nested section, with `changes` to its own defaults."""
+    return field(default_factory=lambda: kind(**changes))
+
+
+class Section:
+    """Base of all sections. `freeze` makes a tree read-only, once Hydra has finished writing into it."""
+
+    def freeze(self) -> "Section":
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            for child in value.values() if isinstance(value, dict) else [value]:
+                if isinstance(child, Section):
+                    child.freeze()
+        object.__setattr__(self, "_frozen", True)
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if getattr(self, "_frozen", False):
+            raise FrozenInstanceError(f"{type(self).__name__}.{name} is part of a resolved run and cannot be changed")
+        object.__setattr__(self, name, value)
+
+
+# --------------------------------------------------------------------------------------------------------- algo
+
+
+@dataclass
+class KL(Section):
+    coef: float = number(0.0, ge=0, le=10)
+    """Weight of the KL penalty to the reference, beta. 0: no penalty, and no reference model is built."""
+    estimator: str = choice("k1", "k1", "k2", "k3", "abs")
+    """Per-token estimate from d = logp - ref_logp. k1: d, k2: d^2/2, k3: exp(-d) - 1 + d, abs: |d|."""
+    where: str = choice("reward", "reward", "loss")
+    """`reward`: subtracted from each token's reward. `loss`: a term of the policy loss, differentiated."""
+    clamp: float = number(10.0, gt=0)
+    """The estimate is clamped to [-clamp, clamp]."""
+    controller: str = choice("fixed", "fixed", "adaptive")
+    """`adaptive` moves `coef` so that the measured KL stays near `target` (Ziegler et al., arXiv 1909.08593)."""
+    target: float = number(0.1, gt=0)
+    """KL per token that the adaptive controller aims at."""
+    horizon: int = number(10_000, gt=0)
+    """Samples over which the adaptive controller acts; smaller is faster."""
+
+
+@dataclass
+class Advantage(Section):
+    """How rewards become advantages. Subclasses bring the keys of one estimator."""
+
+    estimator: str = MISSING
+    """Row of the estimator table (`algos/table.py`); set by the algorithm, not by hand."""
+    whiten: str = choice("none", "none", "mean", "std")
+    """Over all response tokens of the batch: subtract the mean, or also divide by the standard deviation."""
+
+
+@dataclass
+class GAE(Advantage):
+    """Generalized advantage estimation (arXiv 1506.02438), with a critic."""
+
+    estimator: str = choice("gae", "gae")
+    whiten: str = choice("std", "none", "mean", "std")
+    gamma: float = number(1.0, ge=0, le=1)
+    """Discount per response token."""
+    lam: float = number(0.95, ge=0, le=1)
+    """lambda: 0 trusts the critic, 1 trusts the observed return."""
+
+
+@dataclass
+class Returns(Advantage):
+    """Discounted reward-to-go of each token, without a critic."""
+
+    estimator: str = choice("returns", "returns")
+    whiten: str = choice("std", "none", "mean", "std")
+    gamma: float = number(1.0, ge=0, le=1)
+    """Discount per response token."""
+
+
+@dataclass
+class Group(Advantage):
+    """Reward of a response against the other responses to the same prompt, without a critic."""
+
+    estimator: str = choice("group", "group")
+    baseline: str = choice("mean", "mean", "leave_one_out")
+    """What is subtracted: the group's mean, or the mean of the others (RLOO)."""
+    scale: str = choice("std", "none", "std")
+    """`std` divides by the group's standard deviation (n - 1); a group of equal rewards gets 0."""
+
+
+@dataclass
+class PolicyLoss(Section):
+    """The surrogate objective of the policy."""
+
+    kind: str = choice("clip", "clip", "sequence_clip", "detached_clip", "reinforce")
+    """clip: PPO's token ratio. sequence_clip: GSPO's ratio of whole responses. detached_clip: CISPO. reinforce: plain."""
+    clip_low: float = number(0.2, ge=0, lt=1)
+    """The ratio is clipped below at 1 - clip_low."""
+    clip_high: float = number(0.2, ge=0)
+    """The ratio is clipped above at 1 + clip_high; larger than clip_low is "clip-higher"."""
+    dual_clip: Optional[float] = number(None, gt=1)
+    """For negative advantages the loss is at most dual_clip * |A| (arXiv 1912.09729). null: off."""
+    aggregation: str = choice("token_mean", "token_mean", "sequence_mean", "sequence_sum")
+    """Over one optimizer step and all ranks: mean over tokens; mean over responses of token means; sum over tokens
+    divided by responses * max_response_tokens."""
+    entropy_coef: float = number(0.0, ge=0)
+    """Weight of the entropy bonus."""
+
+
+@dataclass
+class ValueLoss(Section):
+    """The critic's objective (PPO)."""
+
+    clip: float = number(0.2, gt=0)
+    """New values stay within this distance of the values at rollout time."""
+    aggregation: str = choice("token_mean", "token_mean", "sequence_mean", "sequence_sum")
+    """As `algo.loss.aggregation`."""
+
+
+@dataclass
+class Algo(Section):
+    """What every algorithm of the RL family has."""
+
+    name: str = MISSING
+    """Name of the choice: `algo=<name>`."""
+    advantage: Advantage = MISSING
+    loss: PolicyLoss = part(PolicyLoss)
+    kl: KL = part(KL)
+    epochs: int = number(1, ge=1)
+    """Passes over one rollout."""
+
+
+@dataclass
+class PPO(Algo):
+    """Proximal policy optimization with a critic (arXiv 1707.06347)."""
+
+    advantage: GAE = part(GAE)
+    value: ValueLoss = part(ValueLoss)
+
+
+@dataclass
+class GRPO(Algo):
+    """Group-relative policy optimization, without a critic (arXiv 2402.03300)."""
+
+    advantage: Group = part(Group)
+
+
+@dataclass
+class Reinforce(Algo):
+    """Policy gradient on reward-to-go, without a critic and without groups."""
+
+    advantage: Returns = part(Returns)
+
+
+# -------------------------------------------------------------------------------------------------------- model
+
+
+@dataclass
+class Model(Section):
+    name: str = MISSING
+    """Name of the choice: `model=<name>`; part of the run folder's name."""
+    path: str = MISSING
+    """Local folder, hub id such as `Qwen/Qwen2.5-0.5B-Instruct`, or `builtin:tiny`, which the project makes itself."""
+    hub: str = choice("huggingface", "huggingface", "modelscope")
+    """Where `path` is looked up when it is not a local folder."""
+    revision: Optional[str] = None
+    """Branch, tag or commit on the hub. null: the default branch."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+    context_tokens: int = number(MISSING, gt=0)
+    """Longest sequence that the model can read."""
+    layers: int = number(MISSING, gt=0)
+    hidden_size: int = number(MISSING, gt=0)
+    heads: int = number(MISSING, gt=0)
+    """Query heads; tensor parallel sizes must divide it."""
+    kv_heads: int = number(MISSING, gt=0)
+    vocab_size: int = number(MISSING, gt=0)
+    parameters: int = number(MISSING, gt=0)
+    """Number of parameters."""
+
+
+# ------------------------------------------------------------------------------------------------------ cluster
+
+
+@dataclass
+class GPU(Section):
+    name: str = "none"
+    memory_gib: float = number(0.0, ge=0)
+    """Usable memory of one GPU."""
+    bandwidth_gb_s: float = number(0.0, ge=0)
+    """Memory bandwidth of one GPU."""
+    bf16_tflops: float = number(0.0, ge=0)
+    """Dense bf16 peak of one GPU."""
+
+
+@dataclass
+class Interconnect(Section):
+    intra_node_gb_s: float = number(0.0, ge=0)
+    """Per GPU and direction, inside a node (NVLink or PCIe)."""
+    inter_node_gb_s: float = number(0.0, ge=0)
+    """Per node and direction, between nodes."""
+    peer_to_peer: bool = True
+    """GPUs of a node read each other's memory directly (false on GeForce cards)."""
+
+
+@dataclass
+class Seat(Section):
+    """Where one role sits. Roles that name the same GPUs share them."""
+
+    gpus: Optional[str] = None
+    """Cluster-wide GPU numbers, e.g. `0-7` or `0,2,4-5`; one worker each (an engine takes `engine.tensor_parallel`).
+    null: no GPU."""
+    workers: int = number(1, ge=1)
+    """Number of workers of a role without GPUs; with `gpus` it follows from them."""
+
+
+@dataclass
+class Placement(Section):
+    policy: Seat = part(Seat)
+    critic: Seat = part(Seat)
+    reference: Seat = part(Seat)
+    reward: Seat = part(Seat)
+    engine: Seat = part(Seat)
+
+
+@dataclass
+class Cluster(Section):
+    """Hardware facts, and who sits where."""
+
+    name: str = MISSING
+    """Name of the choice: `cluster=<name>`."""
+    backend: str = choice("ray", "local", "ray")
+    """`local`: every role in this process, no Ray. `ray`: every worker an actor."""
+    nodes: int = number(1, ge=1)
+    gpus_per_node: int = number(0, ge=0)
+    gpu: GPU = part(GPU)
+    interconnect: Interconnect = part(Interconnect)
+    address: Optional[str] = None
+    """Address of a running Ray cluster (`host:port`). null: `RAY_ADDRESS`, or else a private one on this machine."""
+    placement: Placement = part(Placement)
+    start_timeout_s: float = number(120.0, gt=0)
+    """How long to wait for the placement group before giving up with a table of asked against available."""
+
+
+@dataclass
+class Strategy(Section):
+    """How trained models are sharded and stepped."""
+
+    name: str = choice("single", "single", "deepspeed")
+    """`single`: one plain process. `deepspeed`: data parallel with ZeRO."""
+    zero_stage: int = number(2, ge=0, le=3)
+    """DeepSpeed: 0 shards nothing, 1 optimizer states, 2 also gradients, 3 also parameters."""
+    offload_optimizer: bool = False
+    """DeepSpeed: keep optimizer states in CPU memory and step there."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    dtype: str = choice("float32", "float32", "bfloat16", "float16")
+    """Type of the forward and backward pass."""
+
+
+@dataclass
+class Engine(Section):
+    """What samples."""
+
+    name: str = choice("hf", "hf", "vllm")
+    """`hf`: transformers' generate. `vllm`: vLLM, in a Ray actor or in this process."""
+    tensor_parallel: int = number(1, ge=1)
+    """GPUs per engine."""
+    memory_fraction: float = number(0.5, gt=0, lt=1)
+    """Share of a GPU's memory that vLLM may take, weights included."""
+    kv_cache_gib: float = number(1.0, gt=0)
+    """Memory for the KV cache where the engine runs on a CPU."""
+    max_sequences: int = number(256, ge=1)
+    """Responses that are sampled at the same time."""
+    enforce_eager: bool = True
+    """No CUDA graphs, no compilation: starts faster, samples slower."""
+    sleep: bool = False
+    """Give the engine's GPU memory back while training; for engines that share GPUs with training roles."""
+    dtype: str = choice("float32", "float32", "bfloat16", "float16")
+    """Type of the engine's weights."""
+    parity_tolerance: float = number(0.05, gt=0)
+    """After each weight sync, the largest mean |logprob difference| to the policy at which the run goes on."""
+
+
+# --------------------------------------------------------------------------------------------- roles and rollout
+
+
+@dataclass
+class Optim(Section):
+    name: str = choice("adamw", "adamw")
+    lr: float = number(1e-6, gt=0, le=1)
+    """Peak learning rate."""
+    beta1: float = number(0.9, ge=0, lt=1)
+    beta2: float = number(0.95, ge=0, lt=1)
+    eps: float = number(1e-8, gt=0)
+    weight_decay: float = number(0.0, ge=0)
+    """Decoupled; not applied to biases and norms."""
+    max_grad_norm: float = number(1.0, ge=0)
+    """Global gradient norm above which gradients are scaled down. 0: off."""
+    schedule: str = choice("cosine", "constant", "linear", "cosine")
+    """After the warm-up: stay, or fall linearly or along a cosine to `min_lr_ratio` at the last step."""
+    warmup_ratio: float = number(0.03, ge=0, lt=1)
+    """Share of all optimizer steps in which the rate rises linearly from 0."""
+    min_lr_ratio: float = number(0.1, ge=0, le=1)
+    """Rate at the end, relative to `lr`."""
+
+
+@dataclass
+class Trained(Section):
+    """A role that learns."""
+
+    optim: Optim = part(Optim)
+    samples_per_update: int = number(128, ge=1)
+    """Responses per optimizer step, over all ranks."""
+    tokens_per_microbatch: int = number(16_384, ge=1)
+    """Token budget of one forward and backward on one rank; sequences are packed into it."""
+
+
+@dataclass
+class Policy(Trained):
+    pass
+
+
+@dataclass
+class Critic(Trained):
+    optim: Optim = part(Optim, lr=9e-6)
+    path: Optional[str] = None
+    """Start of the critic: a reward model, or any language model. null: the policy's start, with a new head."""
+
+
+@dataclass
+class Rollout(Section):
+    prompts_per_step: int = number(128, ge=1)
+    samples_per_prompt: int = number(1, ge=1)
+    """Responses to each prompt; the group of group baselines."""
+    max_prompt_tokens: int = number(1024, ge=1)
+    """Longer prompts are dropped before the run, and counted."""
+    max_response_tokens: int = number(1024, ge=1)
+    min_response_tokens: int = number(0, ge=0)
+    temperature: float = number(1.0, gt=0, le=10)
+    """Also divides the logits wherever the policy's logprobs are computed."""
+    top_p: float = number(1.0, gt=0, le=1)
+    top_k: int = number(0, ge=0)
+    """Sample among the k likeliest tokens. 0: all."""
+    stop: List[str] = field(default_factory=list)
+    """Strings that end a response; the string stays in it."""
+
+
+# --------------------------------------------------------------------------------------------- data and reward
+
+
+@dataclass
+class Data(Section):
+    name: str = MISSING
+    """Name of the choice: `data=<name>`."""
+    path: Optional[str] = None
+    """A .jsonl, .json, .csv or .parquet file, or the id of a dataset on `hub`."""
+    hub: str = choice("huggingface", "huggingface", "modelscope")
+    subset: Optional[str] = None
+    split: str = "train"
+    prompt_column: str = "prompt"
+    """Text, or a list of chat messages."""
+    label_column: Optional[str] = None
+    """What the reward compares with; passed on as it is."""
+    template: Optional[str] = None
+    """Text around a prompt, with `{prompt}` where it goes."""
+    chat: bool = False
+    """Render through the tokenizer's chat template; a text prompt becomes one user turn."""
+    system: Optional[str] = None
+    """System message for `chat`."""
+    limit: Optional[int] = number(None, ge=1)
+    """Use the first `limit` rows."""
+    rule: str = choice("exact", "exact", "echo", "math")
+    """The natural check of this data, which `reward=rule` takes."""
+
+
+@dataclass
+class ToyData(Data):
+    """Letters to repeat: prompt `c`, best response `cccc`. Made by the project, offline."""
+
+    rows: int = number(256, ge=1)
+    letters: int = number(16, ge=2, le=26)
+    """Chance is about one in `letters`."""
+
+
+@dataclass
+class Reward(Section):
+    name: str = MISSING
+    """Name of the choice: `reward=<name>`."""
+    weight: float = 1.0
+    """Factor inside a composite."""
+
+
+@dataclass
+class RuleReward(Reward):
+    rule: str = choice("${data.rule}", "exact", "echo", "math")
+    """exact: response equals the label. echo: share of the response that repeats the prompt. math: answers agree."""
+    timeout_s: float = number(5.0, gt=0)
+    """Time limit for one answer; over it the answer counts as wrong, and is counted."""
+
+
+@dataclass
+class FunctionReward(Reward):
+    path: str = MISSING
+    """`file.py:function` or `package.module:function`; called once with the whole batch."""
+    kwargs: Dict[str, Any] = field(default_factory=dict)
+    """Passed on to the function."""
+
+
+@dataclass
+class ModelReward(Reward):
+    path: str = MISSING
+    """A sequence classifier with one output, local folder or hub id."""
+    hub: str = choice("huggingface", "huggingface", "modelscope")
+    revision: Optional[str] = None
+    tokens_per_microbatch: int = number(16_384, ge=1)
+
+
+@dataclass
+class CompositeReward(Reward):
+    """The sum of `parts`, each times its weight; every part's value is logged."""
+
+    parts: Dict[str, Reward] = field(default_factory=dict)
+
+
+# --------------------------------------------------------------------------------------------- task and tracking
+
+
+@dataclass
+class Task(Section):
+    name: str = choice(MISSING, "train", "check", "resume")
+
+
+@dataclass
+class Tracking(Section):
+    name: str = choice(MISSING, "none", "jsonl", "tensorboard", "wandb", "mlflow")
+    """Besides the JSON lines, which every run writes."""
+    project: str = "rlhf_hydra"
+
+
+@dataclass
+class Checkpoint(Section):
+    every: int = number(0, ge=0)
+    """Steps between saves. 0: only at the end."""
+    keep: int = number(2, ge=1)
+    """Newest checkpoints that stay."""
+
+
+@dataclass
+class RunConfig(Section):
+    """One run."""
+
+    task: Task = MISSING
+    algo: Algo = MISSING
+    model: Model = MISSING
+    cluster: Cluster = MISSING
+    data: Data = MISSING
+    reward: Reward = MISSING
+    tracking: Tracking = MISSING
+    rollout: Rollout = part(Rollout)
+    engine: Engine = part(Engine)
+    policy: Policy = part(Policy)
+    critic: Critic = part(Critic)
+    strategy: Strategy = part(Strategy)
+    checkpoint: Checkpoint = part(Checkpoint)
+    steps: int = number(100, ge=1)
+    """Passes of the loop: sample, score, learn."""
+    seed: int = number(42, ge=0)
+    """Decides data order, sampling, initial heads: everything that is random."""
+    deterministic: bool = False
+    """Ask torch for deterministic kernels on GPUs too; slower."""
+    outputs: str = "outputs"
+    """Folder of all runs."""
+    run: Optional[str] = None
+    """`task=resume`: folder of the run to go on with."""
+
+
+SCHEMAS: dict[str, type] = {
+    "algo/ppo": PPO,
+    "algo/grpo": GRPO,
+    "algo/reinforce": Reinforce,
+    "model/model": Model,
+    "cluster/cluster": Cluster,
+    "data/data": Data,
+    "data/toy": ToyData,
+    "reward/rule": RuleReward,
+    "reward/function": FunctionReward,
+    "reward/model": ModelReward,
+    "reward/composite": CompositeReward,
+    "task/task": Task,
+    "tracking/tracking": Tracking,
+}
+"""Schema of each choice: `defaults: [/schema/algo@_here_: ppo, _self_]` in `conf/algo/*.yaml`."""
