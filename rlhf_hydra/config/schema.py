@@ -80,7 +80,9 @@ class Advantage(Section):
     estimator: str = MISSING
     """Row of the estimator table (`algos/table.py`); set by the algorithm, not by hand."""
     whiten: str = choice("none", "none", "mean", "std")
-    """Over all response tokens of the batch: subtract the mean, or also divide by the standard deviation."""
+    """Over the response tokens of the batch: subtract the mean, or also divide by the standard deviation."""
+    whiten_over: str = choice("batch", "batch", "group")
+    """Whose mean and deviation: of the whole batch, or of the responses to the same prompt."""
 
 
 @dataclass
@@ -122,8 +124,8 @@ class PolicyLoss(Section):
 
     kind: str = choice("clip", "clip", "sequence_clip", "detached_clip", "reinforce")
     """clip: PPO's token ratio. sequence_clip: GSPO's ratio of whole responses. detached_clip: CISPO. reinforce: plain."""
-    clip_low: float = number(0.2, ge=0, lt=1)
-    """The ratio is clipped below at 1 - clip_low."""
+    clip_low: float = number(0.2, ge=0, le=1)
+    """The ratio is clipped below at 1 - clip_low; 1: no lower bound."""
     clip_high: float = number(0.2, ge=0)
     """The ratio is clipped above at 1 + clip_high; larger than clip_low is "clip-higher"."""
     dual_clip: Optional[float] = number(None, gt=1)
@@ -133,6 +135,46 @@ class PolicyLoss(Section):
     divided by responses * max_response_tokens."""
     entropy_coef: float = number(0.0, ge=0)
     """Weight of the entropy bonus."""
+
+
+@dataclass
+class Correction(Section):
+    """Importance weights for engines whose logprobs differ from the trainer's, u = exp(old_logprobs - rollout_logprobs).
+
+    TIS: weight token. IcePop: weight and mask token. Sequence masks: mask sequence or geometric.
+    """
+
+    weight: str = choice("none", "none", "token", "sequence")
+    """Each token's loss times u of the token, or of the whole response, within [weight_low, weight_high]."""
+    weight_low: float = number(0.5, ge=0)
+    weight_high: float = number(5.0, gt=0)
+    mask: str = choice("none", "none", "token", "sequence", "geometric")
+    """Tokens are left out where u of the token, of the response, or the response's geometric mean of u is outside
+    [mask_low, mask_high]."""
+    mask_low: float = number(0.5, ge=0)
+    mask_high: float = number(5.0, gt=0)
+
+
+@dataclass
+class Shaping(Section):
+    """What happens to a response's reward before it becomes an advantage, in this order."""
+
+    normalize: str = choice("none", "none", "stored", "running")
+    """(reward - mean) / std, with `mean` and `std` from here, or with those of all rewards of the run so far."""
+    mean: float = 0.0
+    """For `stored`."""
+    std: float = number(1.0, gt=0)
+    """For `stored`."""
+    overlong_share: float = number(0.0, ge=0, le=1)
+    """The penalty grows linearly over this last share of `rollout.max_response_tokens`. 0: off."""
+    overlong_penalty: float = number(1.0, ge=0)
+    """Subtracted from the reward of a response of full length."""
+    truncated: Optional[float] = number(None, le=1)
+    """Responses that were cut: from 0 to 1 a factor on the reward, below 0 the reward itself. null: off."""
+    clip: Optional[float] = number(None, gt=0)
+    """Rewards are clipped to [-clip, clip]. null: off."""
+    clip_where: str = choice("before", "before", "after")
+    """Before or after the baseline is subtracted."""
 
 
 @dataclass
@@ -154,6 +196,8 @@ class Algo(Section):
     advantage: Advantage = MISSING
     loss: PolicyLoss = part(PolicyLoss)
     kl: KL = part(KL)
+    shaping: Shaping = part(Shaping)
+    correction: Correction = part(Correction)
     epochs: int = number(1, ge=1)
     """Passes over one rollout."""
 
@@ -261,10 +305,14 @@ class Cluster(Section):
     """`local`: every role in this process, no Ray. `ray`: every worker an actor."""
     nodes: int = number(1, ge=1)
     gpus_per_node: int = number(0, ge=0)
+    memory_gib: float = number(0.0, ge=0)
+    """Main memory of one node. 0: unknown, and not checked."""
     gpu: GPU = part(GPU)
     interconnect: Interconnect = part(Interconnect)
     address: Optional[str] = None
     """Address of a running Ray cluster (`host:port`). null: `RAY_ADDRESS`, or else a private one on this machine."""
+    cpus_per_worker: float = number(1.0, gt=0)
+    """CPU cores that Ray sets aside for a worker (and for a GPU, shared by its residents)."""
     placement: Placement = part(Placement)
     start_timeout_s: float = number(120.0, gt=0)
     """How long to wait for the placement group before giving up with a table of asked against available."""
@@ -292,9 +340,9 @@ class Engine(Section):
 
     name: str = choice("hf", "hf", "vllm")
     """`hf`: transformers' generate. `vllm`: vLLM, in a Ray actor or in this process."""
-    tensor_parallel: int = number(1, ge=1)
-    """GPUs per engine."""
-    memory_fraction: float = number(0.5, gt=0, lt=1)
+    tensor_parallel: int = number(1, ge=0)
+    """GPUs per engine. 0: the smallest number that fits, chosen before the run starts and recorded in `run.yaml`."""
+    memory_fraction: float = number(0.5, gt=0, le=1)
     """Share of a GPU's memory that vLLM may take, weights included."""
     kv_cache_gib: float = number(1.0, gt=0)
     """Memory for the KV cache where the engine runs on a CPU."""

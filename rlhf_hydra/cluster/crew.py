@@ -1,0 +1,129 @@
+"""All roles of a run: who is there, where they sit, and how they are started, saved and sent home."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rlhf_hydra.algos.table import Algorithm
+from rlhf_hydra.cluster.group import Factory, Group, LocalGroup
+from rlhf_hydra.cluster.roles import Engines, Rewards, TokenModel
+from rlhf_hydra.config.layout import RoleLayout, layout
+from rlhf_hydra.config.schema import RunConfig
+from rlhf_hydra.models.hub import resolve
+from rlhf_hydra.strategy.base import Rank
+from rlhf_hydra.workers.critic import CriticWorker
+from rlhf_hydra.workers.engine.base import EngineWorker, build_engine
+from rlhf_hydra.workers.policy import PolicyWorker, ReferenceWorker
+from rlhf_hydra.workers.reward import RewardWorker
+
+
+@dataclass
+class Crew:
+    """The roles of one run. `reference` and `critic` are there when the algorithm uses them."""
+
+    engine: Engines
+    policy: TokenModel
+    reward: Rewards
+    reference: TokenModel | None = None
+    critic: TokenModel | None = None
+    critic_shares_gpus: bool = False
+
+    def trained(self) -> dict[str, Group]:
+        roles = {"policy": self.policy, "critic": self.critic}
+        return {name: role.group for name, role in roles.items() if role is not None}
+
+    def save(self, folder: Path) -> None:
+        """The state of every role that learns; `load` is its inverse."""
+        for pending in [group.all("save", folder / name) for name, group in self.trained().items()]:
+            pending.get()
+
+    def load(self, folder: Path) -> None:
+        for pending in [group.all("load", folder / name) for name, group in self.trained().items()]:
+            pending.get()
+
+    def export(self, folder: Path) -> None:
+        """The policy as a Hugging Face folder."""
+        self.policy.group.all("export", folder).get()
+
+
+@contextmanager
+def start_crew(run: RunConfig, algorithm: Algorithm, folder: str) -> Iterator[Crew]:
+    """Start all roles, and end them on every way out. `folder`: the policy's model."""
+    factories = recipes(run, algorithm, folder)
+    if run.cluster.backend == "local":
+        seats = layout(run)
+        groups: dict[str, Group] = {role: LocalGroup(role, make, seats[role].workers) for role, make in factories.items()}
+        try:
+            yield assemble(run, groups)
+        finally:
+            for group in groups.values():
+                group.close()
+        return
+    with ray_groups(run, factories) as groups:
+        yield assemble(run, groups)
+
+
+def recipes(run: RunConfig, algorithm: Algorithm, folder: str) -> dict[str, Factory]:
+    """How to make a worker of each role; roles that nothing uses are not there."""
+    roles: dict[str, Factory] = {
+        "engine": partial(make_engine, run, folder),
+        "policy": partial(PolicyWorker, run, folder),
+        "reward": partial(RewardWorker, run, folder),
+    }
+    if algorithm.needs_reference:
+        roles["reference"] = partial(ReferenceWorker, run, folder)
+    if algorithm.needs_critic:
+        start = resolve(run.critic.path, run.model.hub) if run.critic.path else folder
+        roles["critic"] = partial(CriticWorker, run, start)
+    return roles
+
+
+def make_engine(run: RunConfig, folder: str, rank: Rank) -> EngineWorker:
+    return build_engine(folder, run.engine, run.rollout, run.model.context_tokens)
+
+
+def assemble(run: RunConfig, groups: dict[str, Group]) -> Crew:
+    def model(role: str, budget: int) -> TokenModel | None:
+        return TokenModel(groups[role], budget) if role in groups else None
+
+    return Crew(
+        engine=Engines(groups["engine"]),
+        policy=TokenModel(groups["policy"], run.policy.tokens_per_microbatch),
+        reward=Rewards(groups["reward"]),
+        reference=model("reference", run.policy.tokens_per_microbatch),
+        critic=model("critic", run.critic.tokens_per_microbatch),
+        critic_shares_gpus="critic" in groups and overlap(layout(run), "critic", "policy"),
+    )
+
+
+def overlap(seats: dict[str, RoleLayout], one: str, other: str) -> bool:
+    """Whether two roles sit on a GPU together."""
+    gpus = [{gpu for worker in seats[role].gpus for gpu in worker} for role in (one, other)]
+    return bool(gpus[0] & gpus[1])
+
+
+@contextmanager
+def ray_groups(run: RunConfig, factories: dict[str, Factory]) -> Iterator[dict[str, Group]]:
+    """All roles as actors of one placement group; they load side by side."""
+    from rlhf_hydra.cluster.ray_group import Bundles, RayGroup, connect, disconnect
+
+    connect(run)
+    bundles: Bundles | None = None
+    groups: dict[str, Any] = {}
+    try:
+        bundles = Bundles(run)
+        seats: dict[str, RoleLayout] = layout(run)
+        for role, make in factories.items():
+            groups[role] = RayGroup(role, make, seats[role], bundles)
+        for group in groups.values():
+            group.ready.get()
+        yield groups
+    finally:
+        for group in groups.values():
+            group.close()
+        if bundles is not None:
+            bundles.close()
+        disconnect()

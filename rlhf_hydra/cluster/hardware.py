@@ -1,0 +1,70 @@
+"""Asked against available: what a run needs, what this machine or cluster has, as a table before anything waits."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from rich.table import Table
+
+from rlhf_hydra.config.layout import layout
+from rlhf_hydra.config.schema import RunConfig
+
+
+class NotEnough(RuntimeError):
+    """The cluster cannot hold the run; `table` shows asked against available."""
+
+    def __init__(self, message: str, table: Table) -> None:
+        super().__init__(message)
+        self.table = table
+
+
+def gpus_here() -> int:
+    """NVIDIA GPUs that this process may use; without torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([v for v in visible.split(",") if v.strip() and v.strip() != "-1"])
+    devices = Path("/proc/driver/nvidia/gpus")
+    if devices.is_dir():
+        return len(list(devices.iterdir()))
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+
+
+def gpus_asked(run: RunConfig) -> dict[str, set[int]]:
+    """Cluster-wide GPU numbers of each role of the run."""
+    return {role: {gpu for worker in seat.gpus for gpu in worker} for role, seat in layout(run).items()}
+
+
+def require(run: RunConfig, gpus_per_node: list[int], where: str) -> None:
+    """NotEnough, with a table, unless the nodes have the GPUs that `cluster` promises and the roles use."""
+    asked = gpus_asked(run)
+    total = len(set().union(*asked.values()))
+    if total == 0:
+        return
+    nodes = -(-total // run.cluster.gpus_per_node)
+    usable = sorted(gpus_per_node, reverse=True)[:nodes]
+    if len(usable) == nodes and sum(min(n, run.cluster.gpus_per_node) for n in usable) >= total:
+        return
+    raise NotEnough(
+        f"cluster={run.cluster.name} needs {total} GPUs ({nodes} x {run.cluster.gpus_per_node}), "
+        f"{where} has {sum(gpus_per_node)}",
+        comparison(run, asked, sum(gpus_per_node), where),
+    )
+
+
+def comparison(run: RunConfig, asked: dict[str, set[int]], available: int, where: str) -> Table:
+    table = Table(title=f"cluster={run.cluster.name} on {where}", title_justify="left")
+    for column in ("role", "workers", "GPUs asked", "available"):
+        table.add_column(column)
+    seats = layout(run)
+    for role, gpus in asked.items():
+        missing = sum(gpu >= available for gpu in gpus)
+        state = "[green]yes[/]" if not missing else f"[red]{missing} missing[/]"
+        table.add_row(role, str(seats[role].workers), ",".join(map(str, sorted(gpus))) or "-", state)
+    total = len(set().union(*asked.values()))
+    table.add_section()
+    table.add_row("all", "", f"{total} x {run.cluster.gpu.name}", str(available))
+    return table

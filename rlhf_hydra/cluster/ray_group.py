@@ -1,0 +1,174 @@
+"""Workers as Ray actors, all in one placement group of the run: all seats or none."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group_table
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from rlhf_hydra.cluster.group import Factory, Pending, WorkerFailed, invoke
+from rlhf_hydra.cluster.hardware import NotEnough, comparison, gpus_asked, gpus_here, require
+from rlhf_hydra.config.layout import RoleLayout, layout
+from rlhf_hydra.config.schema import RunConfig
+
+QUIET = {
+    # torch's threads spin while they wait, which starves the other actors of a small machine.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    "KMP_BLOCKTIME": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class Actor:
+    """A worker in a process of its own."""
+
+    def address(self) -> tuple[str, int]:
+        """Where the first worker of a role can be met."""
+        with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as sock:
+            sock.bind(("", 0))
+            return ray.util.get_node_ip_address(), sock.getsockname()[1]
+
+    def start(self, factory: Factory, rank: Any, env: dict[str, str]) -> None:
+        os.environ.update(env)
+        self.worker = factory(rank)
+
+    def call(self, method: str, *args: Any) -> Any:
+        return invoke(self.worker, method, args)
+
+    def put(self, method: str, *args: Any) -> list[Any]:
+        """Call a generator; its items stay in the object store, references come back."""
+        return [ray.put(item) for item in getattr(self.worker, method)(*args)]
+
+    def close(self) -> None:
+        if hasattr(self.worker, "close"):
+            self.worker.close()
+
+
+class Future:
+    def __init__(self, role: str, method: str, refs: list[Any]) -> None:
+        self.role, self.method, self.refs = role, method, refs
+
+    def get(self) -> list[Any]:
+        # Whichever worker fails first ends the wait: its peers may be stuck in a collective with it.
+        waiting = list(self.refs)
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=1)
+            try:
+                ray.get(done)
+            except ray.exceptions.RayError as error:
+                rank = self.refs.index(done[0])
+                raise WorkerFailed(f"{self.role} worker {rank} failed in `{self.method}`: {_reason(error)}") from error
+        return ray.get(self.refs)
+
+
+class RayGroup:
+    def __init__(self, role: str, factory: Factory, seats: RoleLayout, bundles: "Bundles") -> None:
+        from rlhf_hydra.strategy.base import Rank
+
+        self.role, self.size = role, seats.workers
+        self.actors = [bundles.actor(role, rank) for rank in range(self.size)]
+        host, port = ray.get(self.actors[0].address.remote())
+        env = {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
+        ranks = [Rank(i, self.size) for i in range(self.size)]
+        self.ready = Future(role, "start", [a.start.remote(factory, r, env) for a, r in zip(self.actors, ranks, strict=True)])
+
+    def all(self, method: str, *args: Any) -> Pending:
+        return self.each(method, [args] * self.size)
+
+    def each(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Pending:
+        refs = [actor.call.remote(method, *args) for actor, args in zip(self.actors, calls, strict=True)]
+        return Future(self.role, method, refs)
+
+    def stream(self, method: str, *args: Any) -> Iterator[Any]:
+        refs = [actor.put.remote(method, *args) for actor in self.actors]
+        yield from Future(self.role, method, refs).get()[0]
+
+    def close(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors = []
+
+
+class Bundles:
+    """The run's placement group: one bundle a GPU that is used, numbered node by node, and one a worker without GPU."""
+
+    def __init__(self, run: RunConfig) -> None:
+        self.run, self.seats = run, layout(run)
+        self.gpus = sorted({gpu for seat in self.seats.values() for worker in seat.gpus for gpu in worker})
+        self.on_cpu = [(role, i) for role, s in self.seats.items() for i in range(s.workers) if not s.gpus[i]]
+        share = run.cluster.cpus_per_worker
+        wanted = [{"GPU": 1.0, "CPU": share} for _ in self.gpus] + [{"CPU": share} for _ in self.on_cpu]
+        self.group = self._reserve(wanted)
+        nodes = placement_group_table(self.group)["bundles_to_node_id"]
+        self.order = sorted(range(len(self.gpus)), key=lambda b: (nodes[b], b))
+
+    def _reserve(self, wanted: list[dict[str, float]]) -> PlacementGroup:
+        """NotEnough at once if the cluster could never hold it, and after `start_timeout_s` if others keep it busy."""
+        asked = sum(bundle["CPU"] for bundle in wanted)
+        total = ray.cluster_resources().get("CPU", 0)
+        if asked > total:
+            raise NotEnough(
+                f"{len(wanted)} workers need {asked:g} CPUs, the Ray cluster has {total:g}; lower cluster.cpus_per_worker",
+                comparison(self.run, gpus_asked(self.run), int(ray.cluster_resources().get("GPU", 0)), "the Ray cluster"),
+            )
+        group = ray.util.placement_group(wanted, strategy="PACK")
+        if not group.wait(self.run.cluster.start_timeout_s):
+            ray.util.remove_placement_group(group)
+            free = ray.available_resources()
+            raise NotEnough(
+                f"{len(wanted)} bundles found no room within cluster.start_timeout_s={self.run.cluster.start_timeout_s:g}: "
+                f"free are {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs",
+                comparison(self.run, gpus_asked(self.run), int(free.get("GPU", 0)), "the Ray cluster, free"),
+            )
+        return group
+
+    def actor(self, role: str, rank: int) -> Any:
+        gpus = self.seats[role].gpus[rank]
+        bundle = self.order[self.gpus.index(gpus[0])] if gpus else len(self.gpus) + self.on_cpu.index((role, rank))
+        residents = sum(gpus[0] in worker for s in self.seats.values() for worker in s.gpus) if gpus else 1
+        env = dict(QUIET) if gpus else QUIET | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+        return (
+            ray.remote(Actor)
+            .options(
+                num_cpus=self.run.cluster.cpus_per_worker / residents,
+                num_gpus=1 / residents if gpus else 0,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle),
+                runtime_env={"env_vars": env},
+                max_concurrency=1,
+            )
+            .remote()
+        )
+
+    def close(self) -> None:
+        ray.util.remove_placement_group(self.group)
+
+
+def connect(run: RunConfig) -> None:
+    """Enter the configured Ray cluster, or start a private one here; NotEnough if it lacks the GPUs."""
+    address = run.cluster.address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "WARNING", "configure_logging": True}
+    if address:
+        ray.init(address, **options)
+    else:
+        require(run, [gpus_here()], "this machine")
+        # A path of its own: other clusters on the machine are left alone. Unix sockets allow 107 characters.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        folder = tempfile.mkdtemp(prefix="rlhf_hydra_ray_", dir="/tmp")
+        ray.init(address="local", include_dashboard=False, _temp_dir=folder, **options)
+    require(run, [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]], "the Ray cluster")
+
+
+def disconnect() -> None:
+    ray.shutdown()
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "cause", None) or error
+    text = str(cause).strip()
+    return f"{type(cause).__name__}: {text.splitlines()[-1] if text else ''}"

@@ -1,0 +1,1 @@
+"""What a run is: schemas, composition, rules. Imports neither torch nor ray."""

@@ -1,0 +1,119 @@
+"""Everything that is wrong with a run, found before anything is started.
+
+Allowed values and ranges of single keys stand in `schema.py`, the rules that span several in `rules.py`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from operator import ge, gt, le, lt
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from rlhf_hydra.config.compose import Composer
+from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, one_of
+from rlhf_hydra.config.layout import needs_critic
+from rlhf_hydra.config.resolve import resolve
+from rlhf_hydra.config.rules import RULES, Rule
+from rlhf_hydra.config.saved import load_run_yaml
+from rlhf_hydra.config.schema import RunConfig, Section
+
+COMPARE = {"ge": (ge, "at least"), "gt": (gt, "more than"), "le": (le, "at most"), "lt": (lt, "less than")}
+
+
+def checked_run(overrides: Sequence[str] = (), composer: Composer | None = None) -> RunConfig:
+    """The run of a command line: composed, its open values set, checked, frozen.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    composed = (composer or Composer()).compose(overrides)
+    return accept(composed.run, composed.origins, composed.problems)
+
+
+def checked_resume(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run that `folder/run.yaml` describes, with `key=value` changes; otherwise as `checked_run`."""
+    run = load_run_yaml(folder / "run.yaml", overrides)
+    run.task.name, run.run = "resume", str(folder)
+    return accept(run, {line.partition("=")[0]: COMMAND_LINE for line in overrides})
+
+
+def accept(run: RunConfig, origins: Mapping[str, str], problems: Sequence[Problem] = ()) -> RunConfig:
+    """Resolve, check and freeze; `problems` are those of the composition."""
+    resolve(run)
+    known = {problem.key for problem in problems}
+    found = [*problems, *(problem for problem in check(run, origins) if problem.key not in known)]
+    if found:
+        raise ConfigError(found)
+    run.freeze()
+    return run
+
+
+def check(run: RunConfig, origins: Mapping[str, str] | None = None) -> list[Problem]:
+    """Everything that is wrong with `run`; `origins` says in which file or override a key was set."""
+    origins = origins or {}
+    found = list(check_values(run))
+    if not any(problem.rule == "missing" and problem.key.split(".")[0] in ("model", "cluster") for problem in found):
+        found += [problem for rule in RULES for problem in named(rule, run)]
+    found += unused_critic(run, origins)
+    return [locate(problem, run, origins) for problem in found]
+
+
+def named(rule: Rule, run: RunConfig) -> Iterator[Problem]:
+    return (replace(problem, rule=rule.__name__) for problem in rule(run))
+
+
+def locate(problem: Problem, run: RunConfig, origins: Mapping[str, str]) -> Problem:
+    """The problem with the value of its key and the place where it was set."""
+    value: Any = run
+    for key in problem.key.split("."):
+        value = value.get(key) if isinstance(value, dict) else vars(value).get(key)
+    shown = None if isinstance(value, Section | dict) or value == MISSING else value
+    return replace(problem, value=shown, where=origins.get(problem.key, ""))
+
+
+def check_values(section: Section, prefix: str = "") -> Iterator[Problem]:
+    """Missing values, and those outside the choices and ranges that their fields declare."""
+    for f in fields(section):  # type: ignore[arg-type]
+        name, value = f"{prefix}{f.name}", getattr(section, f.name)
+        if isinstance(value, Section):
+            yield from check_values(value, f"{name}.")
+        elif isinstance(value, dict):
+            for key, child in value.items():
+                if isinstance(child, Section):
+                    yield from check_values(child, f"{name}.{key}.")
+        elif isinstance(value, str) and value == MISSING:
+            yield missing(name)
+        elif value is not None:
+            yield from check_value(name, value, f.metadata)
+
+
+def missing(name: str) -> Problem:
+    if name == "reward":
+        return Problem(
+            "missing", name, "no source of rewards", "Choose one: reward=rule, function, model or composite."
+        )
+    return Problem("missing", name, "must be given", f"Add {name}=VALUE.")
+
+
+def check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> Iterator[Problem]:
+    choices, bounds = metadata.get("choices"), metadata.get("bounds", {})
+    if choices and value not in choices:
+        yield Problem("choice", name, "is not among its choices", one_of(str(value), choices))
+    if any(not COMPARE[sign][0](value, bound) for sign, bound in bounds.items()):
+        wanted = " and ".join(f"{COMPARE[sign][1]} {bound}" for sign, bound in bounds.items())
+        yield Problem("range", name, f"must be {wanted}")
+
+
+def unused_critic(run: RunConfig, origins: Mapping[str, str]) -> list[Problem]:
+    """Somebody set keys of a critic for an algorithm that has none."""
+    if needs_critic(run):
+        return []
+    named = [key for key, where in origins.items() if key.startswith("critic.") and is_deliberate(where)]
+    fix = "Drop it, or take an algorithm with a critic, such as algo=ppo."
+    return [Problem("unused_critic", key, f"algo={run.algo.name} has no critic", fix) for key in named]
+
+
+def is_deliberate(where: str) -> bool:
+    return where == COMMAND_LINE or Path(where).parent.name == "experiment"

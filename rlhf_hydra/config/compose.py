@@ -1,0 +1,318 @@
+"""From a command line to a `RunConfig`: Hydra's composition, which here collects every mistake instead of the first.
+
+The layers are merged in Hydra's own order by Hydra's own rules. What cannot be merged is dropped, reported with the
+file or override that set it, and the rest goes on, so that one start shows all there is to correct.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from itertools import product
+from pathlib import Path
+from typing import Any, get_origin
+
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.defaults_list import create_defaults_list
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import ResultDefault
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlhf_hydra.config.errors import (
+    COMMAND_LINE,
+    ConfigError,
+    Problem,
+    bad_value,
+    foreign,
+    nearest,
+    unknown_key,
+    unknown_option,
+)
+from rlhf_hydra.config.keys import all_keys
+from rlhf_hydra.config.schema import RunConfig, Section
+from rlhf_hydra.config.store import find_conf_dir, register
+
+HIDDEN = ("schema", "hydra")
+
+
+@dataclass
+class Composed:
+    """A run as far as it could be composed, where each of its values was set, and what could not be composed."""
+
+    run: RunConfig
+    origins: dict[str, str]
+    problems: list[Problem]
+
+
+@dataclass
+class Composer:
+    """Composes any number of runs from `conf/` and, searched after it, the folder `config_dir`."""
+
+    config_dir: str | None = None
+    loader: ConfigLoaderImpl = field(init=False)
+    files: CachingConfigRepository = field(init=False)
+
+    def __post_init__(self) -> None:
+        register()
+        search_path = create_config_search_path(str(find_conf_dir()))
+        if self.config_dir is not None:
+            folder = Path(self.config_dir).resolve()
+            if not folder.is_dir():
+                raise ConfigError([Problem("searchpath", "--config-dir", "there is no such folder", value=folder)])
+            search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+        self.loader = ConfigLoaderImpl(search_path)
+        self.files = CachingConfigRepository(self.loader.repository)
+
+    def repository(self, overrides: Sequence[Override]) -> CachingConfigRepository:
+        """The files to compose from; those of `conf/` are read once for all runs of a grid."""
+        if not any(override.key_or_group == "hydra.searchpath" for override in overrides):
+            return self.files
+        repository = CachingConfigRepository(self.loader.repository)
+        with warnings.catch_warnings(action="ignore"):
+            self.loader._process_config_searchpath("config", list(overrides), repository)
+        return repository
+
+    def compose(self, overrides: Sequence[str] = ()) -> Composed:
+        """The run of these overrides, none of which may sweep."""
+        return _Layers(self, overrides).compose()
+
+    def expand(self, overrides: Sequence[str]) -> Iterator[list[str]]:
+        """The grid that `-m` runs with these overrides: one run at a time, the last key varying fastest."""
+        parser = OverridesParser.create(config_loader=self.loader)
+        axes: dict[str, list[str]] = {}
+        for line in overrides:
+            override = parse(parser, line)
+            name = line.partition("=")[0]
+            if override.is_sweep_override() and not override.is_discrete_sweep():
+                fix = "List the values, as in 0.1,0.2 or range(1,4)."
+                raise ConfigError([Problem("sweep", name, "cannot be swept over an interval", fix, where=COMMAND_LINE)])
+            sweeps = override.is_sweep_override()
+            axes[name] = [f"{name}={value}" for value in override.sweep_string_iterator()] if sweeps else [line]
+        return (list(point) for point in product(*axes.values()))
+
+
+def parse(parser: OverridesParser, line: str) -> Override:
+    """One override.
+
+    Raises:
+        ConfigError: it is not of the form `key=value`, or the value has a syntax error.
+    """
+    try:
+        return parser.parse_overrides([line])[0]
+    except HydraException:
+        fix = "Write key=value; put a value with spaces, commas or brackets in quotes: 'key=\"a, b\"'."
+        raise ConfigError([Problem("syntax", line, "is not of the form key=value", fix, where=COMMAND_LINE)]) from None
+
+
+class _Layers:
+    """One composition under way."""
+
+    def __init__(self, composer: Composer, overrides: Sequence[str]) -> None:
+        self.problems: list[Problem] = []
+        self.origins: dict[str, str] = {}
+        self.schemas: list[str] = []
+        self.cfg: DictConfig = OmegaConf.create()
+        parser = OverridesParser.create(config_loader=composer.loader)
+        self.overrides = [parsed for line in overrides if (parsed := self.attempt(parse, parser, line))]
+        self.repo = composer.repository(self.overrides)
+        groups = self.repo.get_group_options("", results_filter=None)
+        self.groups = [name for name in groups if name not in HIDDEN and self.repo.group_exists(name)]
+
+    def attempt(self, step: Any, *args: Any) -> Any:
+        """`step(*args)`, or None with its problems noted."""
+        try:
+            return step(*args)
+        except ConfigError as error:
+            self.problems += error.problems
+            return None
+
+    def compose(self) -> Composed:
+        self.find_search_path()
+        overrides = [sound for override in self.overrides for sound in self.repair(override)]
+        try:
+            chosen = create_defaults_list(self.repo, "config", overrides, prepend_hydra=True, skip_missing=False)
+        except (HydraException, yaml.YAMLError) as error:
+            raise ConfigError([*self.problems, broken_file(error)]) from None
+        for default in chosen.defaults:
+            self.merge(default)
+        for override in chosen.config_overrides:
+            if not override.is_hydra_override():
+                self.set(override.key_or_group, override.value(), COMMAND_LINE)
+        run = self.build(self.cfg, "")
+        return Composed(run, self.origins, self.problems)
+
+    def find_search_path(self) -> None:
+        for source in self.repo.get_sources():
+            if not source.available():
+                fix = "Correct it, or install the package that it names; a package of configs needs an __init__.py."
+                self.problems.append(Problem("searchpath", "hydra.searchpath", "does not exist", fix, source.path))
+
+    def repair(self, override: Override) -> list[Override]:
+        """The override if it can be given to Hydra; if not, the reason is noted, and the nearest option stands in."""
+        problem = self.bad_override(override)
+        if problem is None:
+            return [override]
+        self.problems.append(problem)
+        options = self.repo.get_group_options(problem.key) if problem.rule == "option" else []
+        near = nearest(str(problem.value), options, count=1)
+        return [parse(OverridesParser.create(), f"{problem.key}={option}") for option in near]
+
+    def bad_override(self, override: Override) -> Problem | None:
+        name, line = override.key_or_group, override.input_line
+        if override.is_sweep_override():
+            fix = f"Add -m to run each of them, or write a list: {name}=[a,b]."
+            return Problem("sweep", name, f"several values in one run: {line}", fix, where=COMMAND_LINE)
+        if override.is_hydra_override():
+            return None
+        if override.is_delete():
+            return Problem(
+                "delete", name, "cannot be taken out of a run", "Set it to another value.", where=COMMAND_LINE
+            )
+        if not self.repo.group_exists(name):
+            return None
+        if override.is_add() and override.package is None:
+            fix = f"Write {name}={override.value()}."
+            return Problem("plus", name, "is part of every run and takes no plus", fix, override.value(), COMMAND_LINE)
+        return self.bad_option(name, override.value())
+
+    def bad_option(self, group: str, value: Any) -> Problem | None:
+        options = self.repo.get_group_options(group)
+        if value in options:
+            return None
+        if value is None or not isinstance(value, str):
+            fix = f"Leave {group} out, or choose one: {', '.join(options)}."
+            return Problem("option", group, "is not a choice", fix, "null" if value is None else value, COMMAND_LINE)
+        return unknown_option(group, value, options, COMMAND_LINE)
+
+    def merge(self, default: ResultDefault) -> None:
+        """Merge one file or schema; where that fails, one key after another."""
+        path = default.config_path or ""
+        if path.startswith("hydra/"):
+            return
+        if path.startswith("schema/") and path != "schema/config":
+            self.schemas.append(path.removeprefix("schema/"))
+        loaded = self.repo.load_config(path)
+        assert loaded is not None
+        layer = embed(loaded.config, default.package)
+        if not path.startswith("schema/"):
+            self.note(layer, Path(loaded.path.removeprefix("file://")) / f"{path}.yaml")
+        try:
+            self.cfg.merge_with(layer)
+        except OmegaConfBaseException:
+            for key, value in leaves(layer):
+                self.set(key, value, self.origins[key])
+
+    def note(self, layer: DictConfig, file: Path) -> None:
+        """Remember which file set these keys."""
+        layer.pop("hydra", None)
+        with suppress(ValueError):
+            file = file.relative_to(Path.cwd())
+        self.origins |= {key: str(file) for key, _ in leaves(layer)}
+
+    def set(self, key: str, value: Any, where: str) -> None:
+        """Set one key, or note why not."""
+        self.origins[key] = where
+        self.origins |= {f"{key}.{name}": where for name, _ in leaves(value)} if isinstance(value, dict) else {}
+        try:
+            OmegaConf.update(self.cfg, key, value, merge=True)
+        except OmegaConfBaseException as error:
+            self.problems.append(self.explain(error, key, value, where))
+
+    def explain(self, error: OmegaConfBaseException, key: str, value: Any, where: str) -> Problem:
+        inside = [f"{key}.{child}" for child, _ in leaves(value)] if isinstance(value, dict) else []
+        unknown = next((name for name in (key, *inside) if is_unknown(self.cfg, name)), None)
+        if unknown is not None:
+            return unknown_key(unknown, value if unknown == key else None, where, self.schemas, self.groups)
+        return bad_value(error, key, value, where, self.schemas)
+
+    def build(self, node: Any, name: str) -> Any:
+        """The object that a config node describes; a value that is missing stays `MISSING`."""
+        if isinstance(node, ListConfig):
+            return [self.child(node, index, f"{name}[{index}]") for index in range(len(node))]
+        if not isinstance(node, DictConfig):
+            return node
+        values = {str(key): self.child(node, key, f"{name}.{key!s}" if name else str(key)) for key in node}
+        section = section_of(node)
+        return section(**values) if section else values
+
+    def child(self, node: Any, key: Any, name: str) -> Any:
+        if OmegaConf.is_missing(node, key):
+            return MISSING
+        try:
+            return self.build(node[key], name)
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            fix = "Set it, or the variable or key that it refers to."
+            raw = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[call-overload,index]
+            self.problems.append(Problem("reference", name, reason, fix, raw, self.origins.get(name, "")))
+            return MISSING
+
+
+def embed(config: Any, package: str | None) -> DictConfig:
+    """`config` below the dotted key `package`."""
+    if not package:
+        return config
+    layer = OmegaConf.create()
+    OmegaConf.update(layer, package, config, merge=False)
+    return layer
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a tree, with their values as written; an empty section is a leaf."""
+    tree: Any = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def section_of(node: Any) -> type[Section] | None:
+    """The schema of a config node, or None where it is a mapping, a value, or not there."""
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+        return None
+    kind = OmegaConf.get_type(node)
+    return kind if kind is not None and issubclass(kind, Section) else None
+
+
+def is_unknown(cfg: DictConfig, name: str) -> bool:
+    """Whether a section on the way to `name` lacks the next key."""
+    node: Any = cfg
+    for key in name.split("."):
+        section = section_of(node)
+        if section and key not in {f.name for f in fields(section)}:
+            return True
+        node = node._get_node(key) if isinstance(node, DictConfig) else None
+    return False
+
+
+def broken_file(error: Exception) -> Problem:
+    """A YAML file that cannot be read, or that names a choice which does not exist."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return Problem("yaml", f"{mark.name}:{mark.line + 1}", f"is not YAML: {error.problem}")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        parent = re.search(r"In '(.+?)'", str(error))
+        where = f"{parent[1]}.yaml" if parent else ""
+        return unknown_option(group, option, error.options or [], where)
+    return foreign(error)
+
+
+def to_run(cfg: DictConfig) -> RunConfig:
+    """The typed run of a config that Hydra composed."""
+    return OmegaConf.to_object(cfg)  # type: ignore[return-value]
+
+
+def is_free(name: str) -> bool:
+    """Whether `name` lies below a mapping that takes any key, as `reward.kwargs` does."""
+    parents = (name[: match.start()] for match in re.finditer(r"[.]", name))
+    return any(get_origin(key.kind) is dict for parent in parents for key in all_keys().get(parent, ()))

@@ -1,0 +1,98 @@
+"""Which roles a run has, how many workers each, on which GPUs. Pure: read by the checks, the plan and the placement."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from rlhf_hydra.config.schema import GAE, CompositeReward, ModelReward, Reward, RunConfig, Seat
+
+TRAINED = ("policy", "critic")
+
+
+@dataclass(frozen=True)
+class RoleLayout:
+    workers: int
+    gpus: tuple[tuple[int, ...], ...]
+    """GPUs of each worker, numbered over the whole cluster; empty tuples on a CPU."""
+
+    @property
+    def all_gpus(self) -> tuple[int, ...]:
+        return tuple(chain.from_iterable(self.gpus))
+
+
+def needs_critic(run: RunConfig) -> bool:
+    return isinstance(run.algo.advantage, GAE)
+
+
+def needs_reference(run: RunConfig) -> bool:
+    return run.algo.kl.coef > 0
+
+
+def reward_parts(reward: Reward) -> Iterator[Reward]:
+    """The rewards that are computed: a composite's parts, or the reward itself."""
+    if isinstance(reward, CompositeReward):
+        for part in reward.parts.values():
+            yield from reward_parts(part)
+    else:
+        yield reward
+
+
+def has_reward_model(run: RunConfig) -> bool:
+    return any(isinstance(part, ModelReward) for part in reward_parts(run.reward))
+
+
+def roles(run: RunConfig) -> list[str]:
+    """The roles that this run uses, in the order in which the loop meets them."""
+    optional = {"critic": needs_critic(run), "reference": needs_reference(run)}
+    return [role for role in ("engine", "reward", "reference", "critic", "policy") if optional.get(role, True)]
+
+
+def seat(run: RunConfig, role: str) -> Seat:
+    placement = run.cluster.placement
+    seats = {"policy": placement.policy, "critic": placement.critic, "reference": placement.reference}
+    return {**seats, "reward": placement.reward, "engine": placement.engine}[role]
+
+
+def gpu_numbers(text: str | None) -> tuple[int, ...]:
+    """`0-2` -> (0, 1, 2); `0,2,4-5` -> (0, 2, 4, 5); null -> ().
+
+    Raises:
+        ValueError: another form, a range that runs backwards, or a GPU named twice.
+    """
+    if text is None:
+        return ()
+    numbers: list[int] = []
+    for item in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", item)
+        if match is None:
+            raise ValueError(f"'{text}' is not a list of GPUs such as 0-7 or 0,2,4-5")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"the range {first}-{last} runs backwards")
+        numbers.extend(range(first, last + 1))
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"'{text}' names a GPU twice")
+    return tuple(numbers)
+
+
+def role_layout(run: RunConfig, role: str) -> RoleLayout:
+    """One worker per GPU; `engine.tensor_parallel` of them per engine; rewards that are no model need none."""
+    place = seat(run, role)
+    gpus = gpu_numbers(place.gpus) if role != "reward" or has_reward_model(run) else ()
+    size = run.engine.tensor_parallel if role == "engine" else 1
+    if not gpus:
+        return RoleLayout(place.workers, ((),) * place.workers)
+    if size < 1 or len(gpus) % size:
+        raise ValueError(f"engine.tensor_parallel={size} does not divide the {len(gpus)} GPUs of the engine")
+    groups = tuple(gpus[start : start + size] for start in range(0, len(gpus), size))
+    return RoleLayout(len(groups), groups)
+
+
+def layout(run: RunConfig) -> dict[str, RoleLayout]:
+    """Every role that the run uses.
+
+    Raises:
+        ValueError: a seat cannot be read, or the engine's GPUs cannot be shared out; `check` says so first.
+    """
+    return {role: role_layout(run, role) for role in roles(run)}

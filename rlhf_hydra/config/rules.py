@@ -1,0 +1,412 @@
+"""What must hold between the keys of a run.
+
+Each rule is a small function that yields what is wrong; its name is the name of the refusal (`check.py` fills it in).
+"""
+
+import ast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from rlhf_hydra.config.errors import Problem, nearest, one_of
+from rlhf_hydra.config.layout import TRAINED, RoleLayout, gpu_numbers, layout, reward_parts, roles, seat
+from rlhf_hydra.config.memory import ENGINE_WEIGHTS_SHARE, engine_weights_gib, gpu_floor, host_floor
+from rlhf_hydra.config.resolve import resolve, tensor_parallel_sizes
+from rlhf_hydra.config.schema import (
+    CompositeReward,
+    FunctionReward,
+    Group,
+    ModelReward,
+    RuleReward,
+    RunConfig,
+    ToyData,
+    Trained,
+)
+
+Rule = Callable[[RunConfig], Iterator[Problem]]
+FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+# ------------------------------------------------------------------------------------------------- algorithm, batches
+
+
+def group_baseline(run: RunConfig) -> Iterator[Problem]:
+    if isinstance(run.algo.advantage, Group) and run.rollout.samples_per_prompt < 2:
+        says = f"algo={run.algo.name} compares the responses to one prompt and needs at least 2"
+        yield Problem("", "rollout.samples_per_prompt", says, "Set rollout.samples_per_prompt=8, for example.")
+
+
+def adaptive_kl(run: RunConfig) -> Iterator[Problem]:
+    if run.algo.kl.controller == "adaptive" and run.algo.kl.coef == 0:
+        yield Problem(
+            "", "algo.kl.coef", "the adaptive controller multiplies it, so it would stay 0", "Set it above 0."
+        )
+
+
+def trained(run: RunConfig, role: str) -> Trained:
+    return run.policy if role == "policy" else run.critic
+
+
+def batch_divides(run: RunConfig) -> Iterator[Problem]:
+    """A step's responses fill a whole number of updates."""
+    prompts, samples = run.rollout.prompts_per_step, run.rollout.samples_per_prompt
+    total = prompts * samples
+    for role in (role for role in TRAINED if role in roles(run)):
+        if total % trained(run, role).samples_per_update:
+            says = (
+                f"{prompts} prompts_per_step x {samples} samples_per_prompt = {total} responses are no multiple of it"
+            )
+            near = nearest_divisors(total, trained(run, role).samples_per_update)
+            yield Problem("", f"{role}.samples_per_update", says, f"Set it to {' or '.join(map(str, near))}.")
+
+
+def nearest_divisors(total: int, size: int) -> list[int]:
+    return sorted(sorted((n for n in range(1, total + 1) if total % n == 0), key=lambda n: abs(n - size))[:3])
+
+
+def batch_covers_workers(run: RunConfig) -> Iterator[Problem]:
+    for role, place in known_layout(run).items():
+        if role in TRAINED and trained(run, role).samples_per_update < place.workers:
+            says = f"leaves some of the {place.workers} workers of the {role} without a response"
+            yield Problem("", f"{role}.samples_per_update", says, f"Set it to {place.workers} or a multiple.")
+
+
+def context(run: RunConfig) -> Iterator[Problem]:
+    prompt, response = run.rollout.max_prompt_tokens, run.rollout.max_response_tokens
+    if prompt + response > run.model.context_tokens:
+        total = f"{prompt} max_prompt_tokens + {response} = {prompt + response} tokens"
+        says = f"{total}, and model={run.model.name} reads {run.model.context_tokens}"
+        room = run.model.context_tokens - prompt
+        fix = f"Set it to at most {room}." if room > 0 else "Lower rollout.max_prompt_tokens too."
+        yield Problem("", "rollout.max_response_tokens", says, fix)
+
+
+def response_lengths(run: RunConfig) -> Iterator[Problem]:
+    if run.rollout.min_response_tokens > run.rollout.max_response_tokens:
+        says = f"is more than max_response_tokens={run.rollout.max_response_tokens}"
+        yield Problem("", "rollout.min_response_tokens", says, "Lower it.")
+
+
+# --------------------------------------------------------------------------------------------- data, model, reward
+
+
+def looks_local(path: str) -> bool:
+    return path.startswith(("/", "./", "../", "~")) or path.endswith(FILE_SUFFIXES)
+
+
+def no_such_file(key: str, path: str) -> Problem:
+    file = Path(path).expanduser()
+    beside = [child.name for child in file.parent.iterdir()] if file.parent.is_dir() else []
+    near = nearest(file.name, beside)
+    says = "does not exist" if file.parent.is_dir() else f"does not exist, nor does its folder {file.parent.absolute()}"
+    return Problem(
+        "", key, says, f"Did you mean {' or '.join(str(file.parent / name) for name in near)}?" if near else ""
+    )
+
+
+def data_source(run: RunConfig) -> Iterator[Problem]:
+    path = run.data.path
+    if path is None and not isinstance(run.data, ToyData):
+        yield Problem("", "data.path", "no source of prompts", "Set data.path to a file or the id of a dataset.")
+    elif path and path != MISSING and looks_local(path) and not Path(path).expanduser().exists():
+        yield no_such_file("data.path", path)
+
+
+def data_template(run: RunConfig) -> Iterator[Problem]:
+    template = run.data.template
+    if template is not None and "{prompt}" not in template:
+        yield Problem(
+            "", "data.template", "has no {prompt}, so that all prompts would be the same", "Put {prompt} into it."
+        )
+
+
+def chat_template(run: RunConfig) -> Iterator[Problem]:
+    if run.data.chat and run.model.path == "builtin:tiny":
+        fix = "Take a chat model, such as model=smollm2-135m, or set data.chat=false."
+        yield Problem(
+            "", "data.chat", f"data={run.data.name} speaks in chat turns, which model=tiny has no template for", fix
+        )
+
+
+def model_folder(run: RunConfig) -> Iterator[Problem]:
+    rewards = [(key, part.path) for key, part in named_rewards(run) if isinstance(part, ModelReward)]
+    for key, path in [("model", run.model.path), ("critic", run.critic.path), *rewards]:
+        if path and path != MISSING and looks_local(path) and not Path(path).expanduser().exists():
+            yield no_such_file(f"{key}.path", path)
+
+
+def named_rewards(run: RunConfig) -> list[tuple[str, Any]]:
+    """Each reward that is computed, with its dotted key."""
+    if isinstance(run.reward, CompositeReward):
+        return [(f"reward.parts.{name}", part) for name, part in run.reward.parts.items()]
+    return [("reward", run.reward)] if run.reward != MISSING else []
+
+
+def reward_source(run: RunConfig) -> Iterator[Problem]:
+    if isinstance(run.reward, CompositeReward) and not list(reward_parts(run.reward)):
+        fix = "Give it parts in a file of conf/reward, as conf/reward/composite.yaml shows."
+        yield Problem("", "reward.parts", "no source of rewards", fix)
+
+
+def reward_labels(run: RunConfig) -> Iterator[Problem]:
+    """`exact` and `math` compare with a label."""
+    for key, part in named_rewards(run):
+        needs_label = isinstance(part, RuleReward) and part.rule in ("exact", "math")
+        if needs_label and run.data.label_column is None and not isinstance(run.data, ToyData):
+            fix = "Set data.label_column to the column with the answers."
+            yield Problem("", f"{key}.rule", f"compares with a label, and data={run.data.name} has none", fix)
+
+
+def reward_function(run: RunConfig) -> Iterator[Problem]:
+    for key, part in named_rewards(run):
+        if isinstance(part, FunctionReward) and part.path != MISSING:
+            yield from check_function(key, part)
+
+
+def check_function(key: str, reward: FunctionReward) -> Iterator[Problem]:
+    """The file and function exist, and the function takes `kwargs`. Read, not run: nothing is imported."""
+    module, _, name = reward.path.rpartition(":")
+    if not module or not name.isidentifier():
+        yield Problem(
+            "", f"{key}.path", "does not name a function", "Write file.py:function or package.module:function."
+        )
+        return
+    file = Path(module).expanduser() if module.endswith(".py") else find_module(module)
+    if file is None or not file.is_file():
+        is_file = module.endswith(".py")
+        yield no_such_file(f"{key}.path", module) if is_file else Problem("", f"{key}.path", f"no module {module}")
+    else:
+        yield from check_definition(key, reward, file, name)
+
+
+def check_definition(key: str, reward: FunctionReward, file: Path, name: str) -> Iterator[Problem]:
+    try:
+        body = ast.parse(file.read_text()).body
+    except SyntaxError as error:
+        yield Problem("", f"{key}.path", f"{file}, line {error.lineno}: {error.msg}")
+        return
+    functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    imports = [alias for node in body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    if name in functions:
+        yield from unknown_arguments(key, reward, functions[name].args)
+    elif name not in {alias.asname or alias.name for alias in imports}:
+        yield Problem("", f"{key}.path", f"{file} has no function {name}", one_of(name, functions))
+
+
+def unknown_arguments(key: str, reward: FunctionReward, args: ast.arguments) -> Iterator[Problem]:
+    names = [arg.arg for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
+    for name in reward.kwargs:
+        if args.kwarg is None and name not in names:
+            yield Problem(
+                "", f"{key}.kwargs.{name}", f"{reward.path} takes no argument of that name", one_of(name, names)
+            )
+
+
+def find_module(module: str) -> Path | None:
+    """The file of a module, found without importing its packages."""
+    folders: Sequence[str] | None = None
+    spec = None
+    for part in module.split("."):
+        spec = PathFinder.find_spec(part, folders)
+        if spec is None:
+            return None
+        folders = list(spec.submodule_search_locations or [])
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+# --------------------------------------------------------------------------------------------------- placement
+
+
+def known_layout(run: RunConfig) -> dict[str, RoleLayout]:
+    """The layout, or nothing where `placement` or `tensor_parallel` has already said why there is none."""
+    try:
+        return layout(run)
+    except ValueError:
+        return {}
+
+
+def placement(run: RunConfig) -> Iterator[Problem]:
+    """Every seat can be read and names GPUs that the cluster has."""
+    total = run.cluster.nodes * run.cluster.gpus_per_node
+    for role in roles(run):
+        key = f"cluster.placement.{role}.gpus"
+        try:
+            outside = [gpu for gpu in gpu_numbers(seat(run, role).gpus) if gpu >= total]
+        except ValueError as error:
+            yield Problem("", key, str(error), "Write numbers and ranges: 0-7 or 0,2,4-5.")
+            continue
+        if outside:
+            has = f"{run.cluster.nodes} x {run.cluster.gpus_per_node} GPUs" if total else "no GPU"
+            fix = f"Stay within 0-{total - 1}." if total else f"Set {key}=null."
+            yield Problem(
+                "", key, f"cluster={run.cluster.name} has {has}, so no GPU {', '.join(map(str, outside))}", fix
+            )
+
+
+def tensor_parallel(run: RunConfig) -> Iterator[Problem]:
+    size, key = run.engine.tensor_parallel, "engine.tensor_parallel"
+    try:
+        gpus = len(gpu_numbers(run.cluster.placement.engine.gpus))
+        sizes = tensor_parallel_sizes(run)
+    except ValueError:
+        return
+    way_out = f"Set it to {' or '.join(map(str, sizes))}, or to 0 to have it chosen."
+    if run.engine.name == "hf" and size > 1:
+        yield Problem("", key, "engine.name=hf runs on one GPU", "Set it to 1, or take engine.name=vllm.")
+    elif size < 1 or run.model.heads % size:
+        yield Problem("", key, f"does not divide the {run.model.heads} attention heads of {run.model.name}", way_out)
+    elif gpus % size:
+        yield Problem("", key, f"does not divide the {gpus} GPUs of the engine", way_out)
+    elif size not in sizes and run.cluster.gpus_per_node:
+        says = (
+            f"must stay within a node of {run.cluster.gpus_per_node} GPUs and share out {run.model.kv_heads} key heads"
+        )
+        yield Problem("", key, says, way_out)
+    elif size > 1 and not gpus:
+        yield Problem("", key, "the engine has no GPUs to share a model over", "Set it to 1.")
+
+
+def engine_hardware(run: RunConfig) -> Iterator[Problem]:
+    """vLLM on a cluster with GPUs takes some; only it, and only there, can sleep."""
+    gpus = run.cluster.placement.engine.gpus
+    if run.engine.name == "vllm" and run.cluster.gpus_per_node and gpus is None:
+        fix = f"Set it to some of 0-{run.cluster.nodes * run.cluster.gpus_per_node - 1}."
+        yield Problem("", "cluster.placement.engine.gpus", "the engine has no GPU on a cluster that has them", fix)
+    if run.engine.sleep and (run.engine.name != "vllm" or gpus is None):
+        yield Problem("", "engine.sleep", "only vLLM on GPUs can give its memory back", "Set engine.sleep=false.")
+
+
+def cluster_gpus(run: RunConfig) -> Iterator[Problem]:
+    """A cluster whose roles name GPUs has some."""
+    if run.cluster.gpu.memory_gib > 0 and run.cluster.gpus_per_node == 0:
+        yield Problem("", "cluster.gpus_per_node", f"zero GPUs of type {run.cluster.gpu.name}", "Set it to at least 1.")
+
+
+def sharding(run: RunConfig) -> Iterator[Problem]:
+    name, fix = run.strategy.name, "Set strategy.name=deepspeed, or give each trained role one worker."
+    for role, place in known_layout(run).items():
+        if name == "single" and role in TRAINED and place.workers > 1:
+            yield Problem("", "strategy.name", f"trains in one process; the {role} has {place.workers} workers", fix)
+    if run.strategy.offload_optimizer and (name == "single" or run.strategy.zero_stage == 0):
+        fix = "Set strategy.name=deepspeed and strategy.zero_stage of 1 to 3, or turn it off."
+        yield Problem("", "strategy.offload_optimizer", "needs DeepSpeed with sharded optimizer states", fix)
+
+
+def local_backend(run: RunConfig) -> Iterator[Problem]:
+    """One process holds one DeepSpeed worker a role and one vLLM engine."""
+    if run.cluster.backend != "local":
+        return
+    if run.cluster.nodes > 1:
+        yield Problem(
+            "", "cluster.nodes", "cluster.backend=local is one process", "Set it to 1, or cluster.backend=ray."
+        )
+    for role, place in known_layout(run).items():
+        asked = {"engine": run.engine.name, "policy": run.strategy.name, "critic": run.strategy.name}.get(role)
+        if asked in ("vllm", "deepspeed") and place.workers > 1:
+            says = f"{place.workers} workers with {asked} do not fit into the one process of cluster.backend=local"
+            yield Problem("", f"cluster.placement.{role}.workers", says, "Set it to 1, or cluster.backend=ray.")
+
+
+# ------------------------------------------------------------------------------------------------------- memory
+
+
+def table(floor: Mapping[str, float]) -> str:
+    return " + ".join(f"{role} {gib:.1f}" for role, gib in floor.items() if gib >= 0.05)
+
+
+def engine_memory(run: RunConfig) -> Iterator[Problem]:
+    """The engine's weights leave room for its KV cache."""
+    memory, fraction = run.cluster.gpu.memory_gib, run.engine.memory_fraction
+    place = known_layout(run).get("engine")
+    if place is None or not place.all_gpus or run.engine.name != "vllm" or not memory:
+        return
+    weights = engine_weights_gib(run, run.engine.tensor_parallel)
+    if weights > ENGINE_WEIGHTS_SHARE * fraction * memory:
+        size = f"{weights:.1f} GiB of weights on each GPU with engine.tensor_parallel={run.engine.tensor_parallel}"
+        says = f"is {fraction * memory:.1f} of {memory} GiB, and {run.model.name} has {size}, beside its KV cache"
+        enough = weights / ENGINE_WEIGHTS_SHARE / memory
+        fix = f"Set it to at least {enough:.2f}." if enough <= 0.95 else "Take more or larger GPUs, or a smaller model."
+        yield Problem("", "engine.memory_fraction", says, fix)
+
+
+def gpu_memory(run: RunConfig) -> Iterator[Problem]:
+    """What each role must hold at the least fits on the GPUs that it sits on (`config/memory.py`)."""
+    if exceeds_gpu(run):
+        floor, gpu = gpu_floor(run), run.cluster.gpu
+        says = f"{table(floor)} = {sum(floor.values()):.1f} GiB at the least on one {gpu.name} of {gpu.memory_gib} GiB"
+        yield Problem("", "cluster.placement", f"model={run.model.name} does not fit: {says}", smaller(run))
+
+
+def exceeds_gpu(run: RunConfig) -> bool:
+    memory = run.cluster.gpu.memory_gib
+    return bool(memory and known_layout(run)) and sum(gpu_floor(run).values()) > memory
+
+
+def smaller(run: RunConfig) -> str:
+    """The first change of strategy and engine with which the run fits."""
+    for offload, fraction in [(True, None), (False, 0.3), (True, 0.3)]:
+        settings = ["strategy.offload_optimizer=true"] if offload and not run.strategy.offload_optimizer else []
+        settings += [f"engine.memory_fraction={fraction}", "engine.tensor_parallel=0"] if fraction else []
+        strategy = replace(run.strategy, offload_optimizer=offload or run.strategy.offload_optimizer)
+        share = fraction or run.engine.memory_fraction
+        changed = resolve(
+            replace(run, strategy=strategy, engine=replace(run.engine, memory_fraction=share, tensor_parallel=0))
+        )
+        if not exceeds_gpu(changed) and not [*engine_memory(changed), *host_memory(changed), *sharding(changed)]:
+            return f"It fits with {' '.join(settings)}."
+    return "Take more or larger GPUs, a smaller model, or an algorithm with fewer roles."
+
+
+def host_memory(run: RunConfig) -> Iterator[Problem]:
+    """What sits in main memory fits there."""
+    memory = run.cluster.memory_gib
+    if not memory or not known_layout(run):
+        return
+    floor = host_floor(run)
+    if sum(floor.values()) > memory:
+        says = f"model={run.model.name} needs at least {table(floor)} = {sum(floor.values()):.1f} GiB on each node"
+        fix = (
+            "Take a smaller model or more nodes; if the machine has more memory, set cluster.memory_gib to what it has."
+        )
+        yield Problem("", "cluster.memory_gib", says, fix)
+
+
+# --------------------------------------------------------------------------------------------------------- task
+
+
+def resume(run: RunConfig) -> Iterator[Problem]:
+    if run.task.name == "resume" and run.run is None:
+        yield Problem("", "run", "task=resume needs the folder of a run", "Add run=outputs/ALGO-MODEL/TIME.")
+    if run.task.name != "resume" and run.run is not None:
+        yield Problem("", "run", f"task={run.task.name} starts a new run", "Drop it, or add task=resume.")
+
+
+RULES: list[Rule] = [
+    group_baseline,
+    adaptive_kl,
+    batch_divides,
+    batch_covers_workers,
+    context,
+    response_lengths,
+    data_source,
+    data_template,
+    chat_template,
+    model_folder,
+    reward_source,
+    reward_labels,
+    reward_function,
+    placement,
+    tensor_parallel,
+    engine_hardware,
+    cluster_gpus,
+    sharding,
+    local_backend,
+    engine_memory,
+    gpu_memory,
+    host_memory,
+    resume,
+]

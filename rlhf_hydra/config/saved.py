@@ -1,0 +1,92 @@
+"""`run.yaml`: a run as one self-contained file, and back.
+
+A section whose class the choice decided carries its schema's name under `_schema_`; the rest follows from `RunConfig`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlhf_hydra.config.compose import is_unknown, parse
+from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, bad_value, unknown_key
+from rlhf_hydra.config.keys import schema_name
+from rlhf_hydra.config.schema import SCHEMAS, RunConfig, Section
+
+
+def save_run_yaml(run: RunConfig, path: Path) -> None:
+    """Write `run`, written aside first and then renamed."""
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(yaml.safe_dump(plain(run), sort_keys=False, allow_unicode=True, width=120))
+    aside.replace(path)
+
+
+def load_run_yaml(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run, with `key=value` changes that are checked against the class of each section. Not frozen.
+
+    Raises:
+        ConfigError: there is no such file, it is none of ours, or an override does not fit; all of them at once.
+    """
+    try:
+        cfg = OmegaConf.merge(RunConfig, typed(yaml.safe_load(path.read_text())))
+    except OSError:
+        fix = "Give the folder of a run that has begun: task=resume run=outputs/ALGO-MODEL/TIME."
+        raise ConfigError([Problem("resume", "run", f"there is no {path}", fix, path.parent, COMMAND_LINE)]) from None
+    except (yaml.YAMLError, OmegaConfBaseException, KeyError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError([Problem("resume", str(path), f"is not a run.yaml of this version: {reason}")]) from None
+    assert isinstance(cfg, DictConfig)
+    schemas = [name for name in (schema_name_of(cfg, f.name) for f in fields(RunConfig)) if name]
+    problems = [problem for line in overrides if (problem := change(cfg, line, schemas))]
+    if problems:
+        raise ConfigError(problems)
+    return OmegaConf.to_object(cfg)  # type: ignore[return-value]
+
+
+def plain(value: Any) -> Any:
+    """Sections as mappings, each with its schema's name where it has one."""
+    if isinstance(value, Section):
+        name = schema_name(value)
+        children = {f.name: plain(getattr(value, f.name)) for f in fields(value)}  # type: ignore[arg-type]
+        return {"_schema_": name, **children} if name else children
+    if isinstance(value, dict):
+        return {key: plain(child) for key, child in value.items()}
+    return [plain(child) for child in value] if isinstance(value, list) else value
+
+
+def typed(value: Any) -> Any:
+    """The inverse of `plain`, for OmegaConf to merge."""
+    if not isinstance(value, dict):
+        return value
+    children = {key: typed(child) for key, child in value.items() if key != "_schema_"}
+    return OmegaConf.merge(SCHEMAS[value["_schema_"]], children) if "_schema_" in value else children
+
+
+def schema_name_of(cfg: DictConfig, name: str) -> str | None:
+    kind = OmegaConf.get_type(cfg, name)
+    return next((path for path, schema in SCHEMAS.items() if schema is kind), None)
+
+
+def change(cfg: DictConfig, line: str, schemas: Sequence[str]) -> Problem | None:
+    """Apply one override of a resumed run, or say why it cannot be."""
+    override = parse(OverridesParser.create(), line)
+    key, value = override.key_or_group, override.value()
+    if override.is_hydra_override():
+        return None
+    if key in {path.split("/")[0] for path in SCHEMAS} | {"experiment"}:
+        says = f"a resumed run keeps the {key} that it began with"
+        return Problem(
+            "resume", key, says, f"Change single keys ({key}.KEY=VALUE), or start a new run.", value, COMMAND_LINE
+        )
+    if is_unknown(cfg, key):
+        return unknown_key(key, value, COMMAND_LINE, schemas)
+    try:
+        OmegaConf.update(cfg, key, value, merge=True)
+    except OmegaConfBaseException as error:
+        return bad_value(error, key, value, COMMAND_LINE, schemas)
+    return None

@@ -1,0 +1,53 @@
+"""Where Hydra finds the choices and their schemas."""
+
+from contextlib import suppress
+from itertools import chain, count
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from rlhf_hydra.config.schema import SCHEMAS, RunConfig
+
+
+def find_conf_dir() -> Path:
+    """`conf/` of the installed package, or else of the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    shipped = package / "conf"
+    return shipped if shipped.is_dir() else package.parent / "conf"
+
+
+def register() -> None:
+    """Make the schemas and the resolvers of `conf/` known to Hydra. Twice does no harm.
+
+    The schemas live in a group of their own, so that no option list and no `glob(*)` of a real group shows them.
+    """
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=RunConfig, package="_global_")
+    for path, schema in SCHEMAS.items():
+        group, name = path.split("/")
+        store.store(group=f"schema/{group}", name=name, node=schema)
+    OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("options", describe_options, replace=True)
+
+
+def new_folder(path: str) -> str:
+    """The first of `path`, `path-2`, `path-3` ... that does not exist; made at once, so that no other run takes it."""
+    for name in chain([path], (f"{path}-{n}" for n in count(2))):
+        with suppress(FileExistsError):
+            Path(name).mkdir(parents=True)
+            return name
+    raise AssertionError
+
+
+def groups() -> dict[str, list[str]]:
+    """The groups that a run chooses from, and their options, over the whole search path of the current Hydra."""
+    loader = GlobalHydra.instance().config_loader()
+    names = [name for name in loader.list_groups("") if name not in ("schema", "hydra")]
+    return {name: loader.get_group_options(name) for name in sorted(names)}
+
+
+def describe_options() -> str:
+    """The groups for `--help`, a line each."""
+    return "".join(f"  {name:<12} {', '.join(options)}\n" for name, options in groups().items())

@@ -1,0 +1,103 @@
+"""Online reinforcement learning: one run, read top to bottom."""
+
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from rlhf_hydra import checkpoint, experience
+from rlhf_hydra.algos.kl import KLController
+from rlhf_hydra.algos.shaping import RewardNormalizer
+from rlhf_hydra.algos.table import algorithm as build_algorithm
+from rlhf_hydra.cluster.crew import start_crew
+from rlhf_hydra.cluster.weight_sync import push, verify
+from rlhf_hydra.config.schema import RunConfig
+from rlhf_hydra.data.prompts import PromptStream, load_prompts
+from rlhf_hydra.interrupts import Interrupts, Stopped
+from rlhf_hydra.learning import learn
+from rlhf_hydra.models.hub import resolve
+from rlhf_hydra.tracking import Tracker
+from rlhf_hydra.tracking import build as build_tracker
+
+PROBES = 4
+"""Sequences whose log-probabilities are compared after each weight sync."""
+
+
+def train(run: RunConfig, folder: Path, command: Sequence[str], resume: bool = False) -> None:
+    """Sample, score, learn, until `run.steps`; whatever is left of the run lies in `folder`."""
+    start = checkpoint.latest(folder) if resume else None
+    with tracked(run, folder, command, start) as tracker, Interrupts() as interrupts:
+        model = resolve(run.model.path, run.model.hub, run.model.revision)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=run.model.trust_remote_code)
+        rows, report = load_prompts(run.data, tokenizer, run.rollout.max_prompt_tokens)
+        tracker.note(str(report))
+
+        algorithm = build_algorithm(run.algo, run.rollout)
+        prompts, kl, rewards = PromptStream(rows, run.seed), KLController(run.algo.kl), RewardNormalizer(run.algo.shaping)
+        parts = {"prompts": prompts, "kl": kl, "rewards": rewards}
+        with (
+            start_crew(run, algorithm, model) as crew,
+            checkpoint.Keeper(folder, run.checkpoint, run.steps, crew, parts, tracker.note) as keeper,
+        ):
+            done = keeper.resume(start) if start else 0
+            push(crew.policy, crew.engine, version=done)
+            verify(crew.policy, crew.engine, [row.tokens for row in rows[:PROBES]], done, run.engine.parity_tolerance)
+
+            for step in range(done + 1, run.steps + 1):
+                clock = Clock()
+                with interrupts.allowed():
+                    asked = prompts.take(run.rollout.prompts_per_step)
+                    batch, samples = experience.sample(crew, asked, tokenizer, run, step)
+                    clock.lap("generate")
+                    batch, scored = experience.evaluate(crew, batch, samples, algorithm, run)
+                    clock.lap("score")
+                batch, credit = algorithm.assign_credit(batch, kl.coef, rewards)
+                learned = learn(crew, batch, run, step, kl.coef)
+                clock.lap("train")
+                push(crew.policy, crew.engine, version=step)
+                probes = [s.tokens for s in samples[:PROBES]]
+                parity = verify(crew.policy, crew.engine, probes, step, run.engine.parity_tolerance)
+                clock.lap("sync")
+
+                metrics = {**experience.describe(batch), **scored, **credit, **learned, "engine/parity": parity}
+                tracker.samples(experience.rows(samples, batch), step)
+                tracker.log({**metrics, "kl/coef": kl.coef, **clock.times()}, step)
+                kl.update(metrics.get("policy/kl", 0.0), len(batch))
+                keeper.mark(step)
+                interrupts.check()
+            crew.export(folder.resolve() / "model")
+
+
+@contextmanager
+def tracked(run: RunConfig, folder: Path, command: Sequence[str], start: Path | None) -> Iterator[Tracker]:
+    """The run's tracker, told in the end how it went."""
+    first = checkpoint.step_of(start) + 1 if start else None
+    tracker = build_tracker(run, folder, resume_step=first, command=shlex.join(command))
+    try:
+        yield tracker
+    except Stopped as stop:
+        tracker.finish("stopped", str(stop))
+        raise SystemExit(stop.code) from None
+    except BaseException as error:
+        tracker.finish("failed", f"{type(error).__name__}: {error}")
+        raise
+    tracker.finish("done")
+
+
+class Clock:
+    """Seconds of the phases of one step."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.laps[f"time/{phase}_s"] = now - self.last
+        self.last = now
+
+    def times(self) -> dict[str, float]:
+        return {**self.laps, "time/step_s": self.last - self.start}

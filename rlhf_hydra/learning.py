@@ -1,0 +1,47 @@
+"""The optimizer steps of one rollout."""
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+import torch
+
+from rlhf_hydra.batch import RolloutBatch
+from rlhf_hydra.cluster.crew import Crew
+from rlhf_hydra.cluster.roles import Summed
+from rlhf_hydra.config.schema import RunConfig
+from rlhf_hydra.config.seeds import derive
+
+POLICY_READS = ("advantages", "old_logprobs", "ref_logprobs", "rollout_logprobs")
+CRITIC_READS = ("values", "returns")
+
+
+def learn(crew: Crew, batch: RolloutBatch, run: RunConfig, step: int, kl_coef: float) -> dict[str, float]:
+    """All epochs and minibatches of critic and policy; the metrics are means over optimizer steps.
+
+    The two learn side by side, unless they share GPUs: then one after the other, to save memory.
+    """
+    critic: list[Summed] = []
+    if crew.critic is not None:
+        batches = minibatches(batch.only(*CRITIC_READS), run.critic.samples_per_update, run, step)
+        critic = [crew.critic.step(minibatch) for minibatch in batches]
+        if crew.critic_shares_gpus:
+            mean(critic)
+    batches = minibatches(batch.only(*POLICY_READS), run.policy.samples_per_update, run, step)
+    policy = [crew.policy.step(minibatch, kl_coef) for minibatch in batches]
+    return mean(critic) | mean(policy)
+
+
+def minibatches(batch: RolloutBatch, size: int, run: RunConfig, step: int) -> Iterator[RolloutBatch]:
+    """`size` rows at a time, `epochs` times over; in a new order each time, unless there is just one update."""
+    if size == len(batch) and run.algo.epochs == 1:
+        yield batch
+        return
+    for epoch in range(run.algo.epochs):
+        generator = torch.Generator().manual_seed(derive(run.seed, "minibatches", step, epoch))
+        yield from batch[torch.randperm(len(batch), generator=generator)].split(size)
+
+
+def mean(updates: Sequence[Summed]) -> dict[str, float]:
+    """Waits for them."""
+    metrics = [update.get() for update in updates]
+    return {name: fmean(m[name] for m in metrics) for name in (metrics[0] if metrics else {})}

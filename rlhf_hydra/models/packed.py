@@ -1,0 +1,121 @@
+"""Forward passes without padding: rows are laid end to end, attention stays inside each row.
+
+A packed micro-batch is one row of N = sum of lengths tokens. Registered as an attention implementation of transformers,
+`packed_attention` works with every model that takes its attention from there. Cost is sum(length^2), not N^2.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from rlhf_hydra.batch import RolloutBatch
+
+ATTENTION = "rlhf_hydra_packed"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The tokens of b rows, end to end, and where their M response tokens came from."""
+
+    input_ids: Tensor
+    """[1, N]"""
+    position_ids: Tensor
+    """[1, N]: starts again at 0 in every row."""
+    lengths: tuple[int, ...]
+    before: Tensor
+    """[M]: positions whose output speaks about the next token, which is a response token."""
+    targets: Tensor
+    """[M]: those response tokens."""
+    where: tuple[Tensor, Tensor]
+    """Row and column of each target in the batch."""
+    shape: tuple[int, int]
+    """[b, T] of the batch."""
+
+    def model_inputs(self) -> dict[str, Any]:
+        return {"input_ids": self.input_ids, "position_ids": self.position_ids, "sequence_lengths": self.lengths}
+
+    def unpack(self, values: Tensor) -> Tensor:
+        """[M] -> [b, T], 0 where there is no response token."""
+        return values.new_zeros(self.shape).index_put(self.where, values)
+
+
+def pack(batch: RolloutBatch) -> Packed:
+    """Lay the rows of `batch` end to end. Sort rows by length first: equal neighbours attend in one call."""
+    width = batch.tokens.shape[1]
+    columns = torch.arange(width, device=batch.tokens.device)
+    real = columns < batch.lengths[:, None]
+    starts = batch.lengths.cumsum(0) - batch.lengths
+    where = batch.response_mask.nonzero(as_tuple=True)
+    return Packed(
+        input_ids=batch.tokens[real][None],
+        position_ids=columns.expand_as(real)[real][None],
+        lengths=tuple(batch.lengths.tolist()),
+        before=starts[where[0]] + where[1] - 1,
+        targets=batch.tokens[where],
+        where=where,
+        shape=(len(batch), width),
+    )
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    sequence_lengths: Sequence[int] = (),
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each row. query: [1, heads, N, d]; key, value: [1, kv_heads, N, d] -> [1, N, heads, d]."""
+    lengths = sequence_lengths or (query.shape[2],)
+    window = sliding_window if sliding_window is not None and max(lengths) > sliding_window else None
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        return _varlen(query, key, value, lengths, scaling, window), None
+    outputs = []
+    for start, count, length in runs(lengths):
+        q, k, v = (x[0, :, start : start + count * length].unflatten(1, (count, length)) for x in (query, key, value))
+        mask = None if window is None else _band(length, window, query.device)
+        out = F.scaled_dot_product_attention(
+            q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), attn_mask=mask, dropout_p=dropout,
+            is_causal=mask is None, scale=scaling, enable_gqa=query.shape[1] != key.shape[1],
+        )  # fmt: skip
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[None], None
+
+
+def runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Neighbours of equal length, as (first token, rows, length): `[3, 3, 2]` -> (0, 2, 3), (6, 1, 2)."""
+    start = 0
+    for length, rows in groupby(lengths):
+        count = sum(1 for _ in rows)
+        yield start, count, length
+        start += count * length
+
+
+def _band(length: int, window: int, device: torch.device) -> Tensor:
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+    return (distance >= 0) & (distance < window)
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], scale: float | None, window: int | None) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends = F.pad(torch.tensor(lengths, device=q.device, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
+    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (q, k, v))
+    size = (-1, 0) if window is None else (window - 1, 0)
+    out = varlen_attn(
+        q, k, v, ends, ends, max(lengths), max(lengths), scale=scale, window_size=size, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return out[None]
+
+
+AttentionInterface.register(ATTENTION, packed_attention)

@@ -1,0 +1,46 @@
+"""A language model with a scalar head: critics and reward models, saved as sequence classifiers with one output."""
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from rlhf_hydra.models.packed import ATTENTION, Packed
+
+
+class ValueModel(nn.Module):
+    """`forward` gives a number per response token: the state's value before the token is chosen."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    @classmethod
+    def load(cls, folder: str, *, seed: int | None = None, trust_remote_code: bool = False) -> "ValueModel":
+        """From a reward model, or from a language model with a new head, N(0, 1 / (hidden + 1)), drawn with `seed`.
+
+        Without `seed` the head must be in the folder (ValueError otherwise): a random scorer is never what one wants.
+        """
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        has_head = any("SequenceClassification" in name for name in config.architectures or [])
+        if not has_head and seed is None:
+            raise ValueError(f"{folder} has no scalar head ({config.architectures}): it is no reward model")
+        if has_head and config.num_labels != 1:
+            raise ValueError(f"{folder} has {config.num_labels} outputs; a reward model has one")
+        config.num_labels = 1
+        classifier = AutoModelForSequenceClassification.from_pretrained(
+            folder, config=config, dtype=torch.float32, attn_implementation=ATTENTION, trust_remote_code=trust_remote_code
+        )
+        if not has_head:
+            generator = torch.Generator().manual_seed(seed or 0)
+            weight = classifier.score.weight.data
+            weight.normal_(0.0, (weight.shape[1] + 1) ** -0.5, generator=generator)
+        return cls(classifier)
+
+    def forward(self, packed: Packed) -> Tensor:
+        """[M] float32"""
+        return self.score(packed, packed.before)
+
+    def score(self, packed: Packed, positions: Tensor) -> Tensor:
+        """The head's output at these positions of the packed row; [k] float32."""
+        hidden = self.classifier.base_model(**packed.model_inputs(), use_cache=False).last_hidden_state[0, positions]
+        return self.classifier.score(hidden).squeeze(-1).float()

@@ -1,0 +1,59 @@
+"""From the config of a reward to its scorer."""
+
+from collections.abc import Callable
+
+from rlhf_hydra.config.schema import CompositeReward, FunctionReward, ModelReward, Reward, RuleReward
+from rlhf_hydra.rewards import function, rules
+from rlhf_hydra.rewards.base import RewardError, Sample, Scorer, Scores, floats
+
+Score = Callable[[list[Sample]], Scores]
+
+
+def build(cfg: Reward, score_model: Callable[[ModelReward], Score] | None = None) -> Scorer:
+    """The scorer of `cfg`. `score_model` makes the scorer of a reward model, wherever the caller has put it.
+
+    Raises RewardError where a part cannot be built.
+    """
+    match cfg:
+        case RuleReward():
+            return rules.build(cfg)
+        case FunctionReward():
+            return function.build(cfg)
+        case ModelReward():
+            if score_model is None:
+                raise RewardError(f"reward `{cfg.name}` is a model, and no model can be placed here")
+            return Scorer(score_model(cfg))
+        case CompositeReward():
+            return _composite(cfg, score_model)
+    raise RewardError(f"reward `{cfg.name}` is none of rule, function, model, composite")
+
+
+def _composite(cfg: CompositeReward, score_model: Callable[[ModelReward], Score] | None) -> Scorer:
+    """total = sum_p weight_p * total_p; every total_p is kept as part `p`, and the parts of p as `p/...`."""
+    if not cfg.parts:
+        raise RewardError(f"reward `{cfg.name}` is a composite without parts")
+    scorers = {name: build(part, score_model) for name, part in cfg.parts.items()}
+
+    def score(samples: list[Sample]) -> Scores:
+        total = [0.0] * len(samples)
+        parts: dict[str, list[float]] = {}
+        for name, scorer in scorers.items():
+            scores = _part(name, scorer, samples)
+            weight = cfg.parts[name].weight
+            total = [t + weight * value for t, value in zip(total, scores.total, strict=True)]
+            parts |= {name: scores.total, **{f"{name}/{inner}": values for inner, values in scores.parts.items()}}
+        return Scores(total, parts)
+
+    def close() -> None:
+        for scorer in scorers.values():
+            scorer.close()
+
+    return Scorer(score, close)
+
+
+def _part(name: str, scorer: Scorer, samples: list[Sample]) -> Scores:
+    try:
+        scores = scorer(samples)
+        return Scores(floats(scores.total, samples, "its values"), scores.parts)
+    except Exception as error:
+        raise RewardError(f"reward part `{name}`: {error}") from error

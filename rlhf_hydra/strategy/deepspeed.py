@@ -1,0 +1,111 @@
+"""Data parallel with ZeRO, through DeepSpeed; NCCL between GPUs, gloo between CPUs."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_hydra.config.schema import Optim, Strategy
+from rlhf_hydra.strategy.base import Rank, learning_rate, parameter_groups
+
+TAG = "state"
+
+
+class DeepSpeedTrainer:
+    """Expects MASTER_ADDR and MASTER_PORT in the environment when the role has several workers."""
+
+    def __init__(self, cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank) -> None:
+        import deepspeed
+
+        self.deepspeed, self.rank = deepspeed, rank
+        self.optim, self.total_steps, self.steps = optim, total_steps, 0
+        _join(rank)
+        model.requires_grad_(optim is not None)
+        arguments: dict[str, Any] = {"model": model, "config": _config(cfg, optim)}
+        if optim is not None:
+            arguments["optimizer"] = self._optimizer(cfg, model, optim)
+        self.engine, *_ = deepspeed.initialize(**arguments)
+        self.device = self.engine.device
+
+    def _optimizer(self, cfg: Strategy, model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
+        options = {"lr": optim.lr, "betas": (optim.beta1, optim.beta2), "eps": optim.eps}
+        if cfg.offload_optimizer:
+            from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+            return DeepSpeedCPUAdam(parameter_groups(model, optim), adamw_mode=True, **options)
+        return torch.optim.AdamW(parameter_groups(model, optim), **options)
+
+    def forward(self, *args: Any, train: bool) -> Any:
+        self.engine.train(train)
+        with torch.set_grad_enabled(train):
+            return self.engine(*args)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        self.engine.set_gradient_accumulation_boundary(last)
+        self.engine.backward(loss * self.rank.size)  # DeepSpeed averages over ranks
+
+    def step(self) -> dict[str, float]:
+        assert self.optim is not None, "this model is only read"
+        lr = learning_rate(self.steps, self.total_steps, self.optim)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        self.engine.step()
+        self.steps += 1
+        norm = self.engine.get_global_grad_norm()
+        return {"grad_norm": float("nan") if norm is None else float(norm), "lr": lr}
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self.engine.module.named_parameters():
+            if hasattr(parameter, "ds_id"):
+                with self.deepspeed.zero.GatheredParameters([parameter]):
+                    whole = parameter.detach().clone()  # gone again when the context ends
+                yield name, whole
+            else:
+                yield name, parameter.detach()
+
+    def save(self, folder: Path) -> None:
+        self.engine.save_checkpoint(str(folder), tag=TAG, client_state={"steps": self.steps}, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        path, client = self.engine.load_checkpoint(str(folder), tag=TAG)
+        if path is None:
+            raise FileNotFoundError(f"{folder} holds no DeepSpeed state of {self.rank.size} workers")
+        self.steps = client["steps"]
+
+
+def _join(rank: Rank) -> None:
+    """Enter the process group of this role; a lone worker makes one of its own on a free port of this machine."""
+    import torch.distributed as dist
+    from deepspeed import comm
+
+    cuda = torch.cuda.is_available()
+    if dist.is_initialized():
+        if dist.get_world_size() != rank.size:
+            raise RuntimeError(f"this process is in a group of {dist.get_world_size()}, not {rank.size}")
+    elif rank.size == 1:
+        dist.init_process_group("nccl" if cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+    os.environ.update(RANK=str(rank.index), WORLD_SIZE=str(rank.size), LOCAL_RANK="0")
+    comm.init_distributed(dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False)
+
+
+def _config(cfg: Strategy, optim: Optim | None) -> dict[str, Any]:
+    """A model that is only read is sharded where the trained ones are (stage 3), and whole otherwise."""
+    stage = cfg.zero_stage if optim is not None else 3 * (cfg.zero_stage == 3)
+    zero: dict[str, Any] = {"stage": stage}
+    if stage == 3:
+        zero |= {"stage3_param_persistence_threshold": "auto", "stage3_prefetch_bucket_size": "auto"}
+    if cfg.offload_optimizer and optim is not None:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "gradient_clipping": optim.max_grad_norm if optim is not None else 0.0,
+        "bf16": {"enabled": cfg.dtype == "bfloat16"},
+        "fp16": {"enabled": cfg.dtype == "float16"},
+        "steps_per_print": 10**9,
+    }

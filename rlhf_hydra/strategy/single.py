@@ -1,0 +1,61 @@
+"""One plain process: torch's AdamW on float32 parameters, the forward in the configured type."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_hydra.config.schema import Optim, Strategy
+from rlhf_hydra.strategy.base import Rank, dtype_of, learning_rate, parameter_groups
+
+
+class SingleTrainer:
+    def __init__(self, cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank) -> None:
+        if rank.size > 1 and optim is not None:
+            raise ValueError(f"strategy.name=single trains with one worker, not {rank.size}; take strategy.name=deepspeed")
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device).requires_grad_(optim is not None)
+        self.optim, self.total_steps, self.steps = optim, total_steps, 0
+        self.dtype = dtype_of(cfg.dtype)
+        if optim is not None:
+            betas = (optim.beta1, optim.beta2)
+            self.optimizer = torch.optim.AdamW(parameter_groups(model, optim), lr=optim.lr, betas=betas, eps=optim.eps)
+
+    def forward(self, *args: Any, train: bool) -> Any:
+        self.model.train(train)
+        half = self.dtype != torch.float32
+        with torch.set_grad_enabled(train), torch.autocast(self.device.type, self.dtype, enabled=half):
+            return self.model(*args)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        loss.backward()
+
+    def step(self) -> dict[str, float]:
+        assert self.optim is not None, "this model is only read"
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        limit = self.optim.max_grad_norm or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        lr = learning_rate(self.steps, self.total_steps, self.optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.steps += 1
+        return {"grad_norm": float(norm), "lr": lr}
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self.model.named_parameters():
+            yield name, parameter.detach()
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "steps": self.steps}
+        torch.save(state, folder / "trainer.pt")
+
+    def load(self, folder: Path) -> None:
+        state = torch.load(folder / "trainer.pt", map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps = state["steps"]

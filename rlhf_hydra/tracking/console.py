@@ -1,0 +1,182 @@
+"""The terminal: what the run is, how far it is, and where everything ended up."""
+
+import atexit
+import shlex
+import statistics
+import sys
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from rlhf_hydra.config.schema import RunConfig, Section
+from rlhf_hydra.tracking import jsonl
+from rlhf_hydra.tracking.tracker import Status, Tracker
+
+KEYS = {
+    "reward/mean": "reward",
+    "policy/kl": "kl",
+    "response/tokens_mean": "tokens",
+    "train/loss": "loss",
+    "eval/loss": "eval loss",
+}
+"""The metrics that a person watches, and what they are called on a line."""
+
+CONTENTS = {
+    "model": "the trained model, a Hugging Face folder",
+    "curves.png": "curves",
+    "metrics.jsonl": "all metrics, one line a step",
+    "samples.jsonl": "responses with their rewards",
+    "checkpoints": "to go on from",
+    "run.yaml": "the resolved config",
+}
+"""What may lie in a run folder, in the order in which one looks."""
+
+COLORS = {"done": "green", "stopped": "yellow", "failed": "red"}
+
+
+class Terminal(Tracker):
+    """A progress bar with rate, ETA and the key numbers on a terminal; elsewhere one plain line a step."""
+
+    def __init__(self, run: RunConfig, folder: Path, command: str, console: Console | None = None) -> None:
+        self._console = console or Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False)
+        self._run = run
+        self._folder = folder
+        self._command = command
+        self._step_s: deque[float] = deque(maxlen=20)
+        self._bar = _bar(self._console)
+        self._task: TaskID | None = None
+        self._console.print(config_tree(run), "")
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self._step_s.append(metrics.get("time/step_s", 0.0))
+        numbers, rate = key_numbers(metrics), self._rate(step)
+        if not self._console.is_terminal:
+            self._console.print(f"step {step}/{self._run.steps}  {numbers}  {rate}", highlight=False)
+            return
+        if self._task is None:
+            self._task = self._bar.add_task("step", total=self._run.steps, numbers=numbers, rate=rate)
+            atexit.register(self._bar.stop)  # gives the cursor back should nobody call `finish`
+            self._bar.start()
+        self._bar.update(self._task, completed=step, numbers=numbers, rate=rate)
+
+    def _rate(self, step: int) -> str:
+        """Seconds per step over the last 20, and what is left at that rate."""
+        pace = statistics.fmean(self._step_s)
+        return f"{pace:.2f} s/step  ETA {duration(pace * (self._run.steps - step))}"
+
+    def note(self, text: str) -> None:
+        self._console.print(f"[dim]·[/] {escape(text)}", highlight=False)
+
+    def finish(self, status: Status, detail: str = "") -> None:
+        self._bar.stop()
+        rows = jsonl.read(self._folder / jsonl.METRICS)
+        parts: list[RenderableType] = [Text(detail, style=COLORS[status]), ""] if detail else []
+        parts += [curves(rows), ""] if rows else []
+        parts.append(self._places(status))
+        title = f"[bold]{status}[/] after {len(rows)} of {self._run.steps} steps, {_spent(rows)}"
+        self._console.print("", Panel(Group(*parts), title=title, title_align="left", border_style=COLORS[status]))
+
+    def _places(self, status: Status) -> Table:
+        """The folder, what is in it, and the commands that repeat the run or go on with it."""
+        table = Table.grid(padding=(0, 2))
+        table.add_row("[bold]folder", Text(str(self._folder)))
+        for name, meaning in CONTENTS.items():
+            if (self._folder / name).exists():
+                table.add_row("", f"{name:<14} [dim]{meaning}")
+        table.add_row("[bold]repeat", Text(self._command))
+        if status != "done":
+            table.add_row("[bold]go on", Text(f"python -m rlhf_hydra task=resume run={shlex.quote(str(self._folder))}"))
+        return table
+
+
+def config_tree(run: RunConfig) -> Tree:
+    """The whole config: a branch per section, its values behind its name, bright where they differ from the schema."""
+    return _branch("run", run, type(run)())
+
+
+def _branch(name: str, section: Section, reference: Section) -> Tree:
+    values, usual = _values(section), _values(reference)
+    sections = {key: value for key, value in values.items() if _is_branch(value)}
+    leaves = [_leaf(key, value, usual.get(key)) for key, value in values.items() if key not in sections]
+    tree = Tree(Text(f"{name}  ", style="bold cyan") + Text(" · ", style="dim").join(leaves), guide_style="dim")
+    for key, value in sections.items():
+        for label, child in _labelled(key, value):
+            default = usual.get(key)
+            tree.add(_branch(label, child, default if type(default) is type(child) else type(child)()))
+    return tree
+
+
+def _values(section: Section) -> dict[str, Any]:
+    return {field.name: vars(section)[field.name] for field in fields(section)}  # type: ignore[arg-type]
+
+
+def _is_branch(value: Any) -> bool:
+    """A section, or a non-empty dict of sections."""
+    if isinstance(value, Mapping):
+        return bool(value) and all(isinstance(child, Section) for child in value.values())
+    return isinstance(value, Section)
+
+
+def _labelled(key: str, value: Section | Mapping[str, Section]) -> list[tuple[str, Section]]:
+    return [(key, value)] if isinstance(value, Section) else [(f"{key}.{name}", child) for name, child in value.items()]
+
+
+def _leaf(key: str, value: Any, usual: Any) -> Text:
+    yaml_words = {"None": "null", "True": "true", "False": "false"}
+    shown = yaml_words.get(str(value), str(value))
+    return Text.assemble((f"{key} ", "dim"), (shown, "dim" if value == usual else "bold white"))
+
+
+def key_numbers(metrics: Mapping[str, float]) -> str:
+    """`reward 0.812  kl 0.0031  tokens 4`."""
+    return "  ".join(f"{name} {metrics[key]:.3g}" for key, name in KEYS.items() if key in metrics)
+
+
+def curves(rows: list[dict[str, Any]]) -> Table:
+    """First and last value of the key metrics, and the way between as a line of blocks."""
+    table = Table.grid(padding=(0, 2))
+    for key, name in KEYS.items():
+        values = [row[key] for row in rows if row.get(key) is not None]
+        if values:
+            table.add_row(f"[bold]{name}", f"{values[0]:.3g}", f"[cyan]{sparkline(values)}", f"{values[-1]:.3g}")
+    return table
+
+
+def sparkline(values: list[float], width: int = 48) -> str:
+    """`values` in at most `width` blocks between their least and largest; each block is the mean of its share."""
+    count = min(width, len(values))
+    edges = [i * len(values) // count for i in range(count + 1)]
+    means = [statistics.fmean(values[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    low, span = min(means), max(means) - min(means)
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * (mean - low) / span) if span else 0] for mean in means)
+
+
+def duration(seconds: float) -> str:
+    """`75.2` as `1:15`, `3661` as `1:01:01`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _spent(rows: list[dict[str, Any]]) -> str:
+    return duration(sum(row.get("time/step_s") or 0.0 for row in rows))
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("[bold]step {task.completed:.0f}/{task.total:.0f}"),
+        BarColumn(bar_width=24),
+        TextColumn("[cyan]{task.fields[numbers]}"),
+        TextColumn("[dim]{task.fields[rate]}"),
+        console=console,
+    )

@@ -1,0 +1,49 @@
+"""The small interface behind which all trackers stand."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, Literal
+
+Row = dict[str, Any]
+Status = Literal["done", "stopped", "failed"]
+
+
+class Tracker:
+    """Listens to a run and ignores what it does not override. `step` counts from 1."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Numbers of one step, named `role/name`."""
+
+    def samples(self, rows: Sequence[Row], step: int) -> None:
+        """Some responses of the step: prompt, response, reward and what else is known of each."""
+
+    def note(self, text: str) -> None:
+        """A line for people."""
+
+    def finish(self, status: Status, detail: str = "") -> None:
+        """The end, called once whatever happened; `detail` says why a run stopped or failed."""
+
+
+class Trackers(Tracker):
+    """Several trackers, told in order."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self._trackers = trackers
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        for tracker in self._trackers:
+            tracker.log(metrics, step)
+
+    def samples(self, rows: Sequence[Row], step: int) -> None:
+        for tracker in self._trackers:
+            tracker.samples(rows, step)
+
+    def note(self, text: str) -> None:
+        for tracker in self._trackers:
+            tracker.note(text)
+
+    def finish(self, status: Status, detail: str = "") -> None:
+        """Finishes all of them, also when one raises."""
+        with ExitStack() as stack:
+            for tracker in reversed(self._trackers):
+                stack.callback(tracker.finish, status, detail)

@@ -1,0 +1,171 @@
+"""The engine on vLLM, inside this process; the only file that knows vLLM."""
+
+import os
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from rlhf_hydra.config.schema import Engine
+from rlhf_hydra.workers.engine.base import Response, Sampling, check_requests
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights and requests are not pickled
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several engines would otherwise be bound to the same cores
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class VLLMEngine:
+    """See `EngineWorker`. With `tensor_parallel` > 1 vLLM starts one process per GPU on this node."""
+
+    def __init__(
+        self, model_dir: str, cfg: Engine, context_tokens: int, *, trust_remote_code: bool = False
+    ) -> None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        on_cpu = current_platform.is_cpu()
+        memory = {"kv_cache_memory_bytes": int(cfg.kv_cache_gib * 2**30)} if on_cpu else {}
+        self.version = -1
+        self.context_tokens = context_tokens
+        self.can_sleep = cfg.sleep and not on_cpu
+        self.temperature = 1.0
+        self.missing: set[str] = set()
+        self.llm = LLM(
+            model_dir,
+            dtype=cfg.dtype,
+            trust_remote_code=trust_remote_code,
+            tensor_parallel_size=cfg.tensor_parallel,
+            distributed_executor_backend="uni" if cfg.tensor_parallel == 1 else "mp",
+            gpu_memory_utilization=cfg.memory_fraction,
+            max_model_len=context_tokens,
+            max_num_seqs=cfg.max_sequences,
+            enforce_eager=cfg.enforce_eager,
+            enable_sleep_mode=self.can_sleep,
+            logprobs_mode="raw_logprobs",
+            **memory,
+        )
+
+    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Response]:
+        from vllm import SamplingParams
+
+        check_requests(prompts, seeds, sampling, self.context_tokens)
+        self._temper(sampling.temperature)
+        params = [
+            SamplingParams(
+                seed=seed,
+                temperature=1.0,  # `_temper` has divided the logits
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_tokens=sampling.min_tokens,
+                max_tokens=sampling.max_tokens,
+                stop=list(sampling.stop),
+                include_stop_str_in_output=True,
+                skip_special_tokens=False,
+                detokenize=bool(sampling.stop),
+                logprobs=0,
+            )
+            for seed in seeds
+        ]
+        return [_response(output.outputs[0]) for output in self._run(prompts, params)]
+
+    def logprobs(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        from vllm import SamplingParams
+
+        self._temper(1.0)
+        params = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        found = []
+        for tokens, output in zip(sequences, self._run(sequences, params), strict=True):
+            scores = output.prompt_logprobs[1:]
+            found.append([0.0, *(score[token].logprob for token, score in zip(tokens[1:], scores, strict=True))])
+        return found
+
+    def begin_update(self) -> None:
+        self.missing = set().union(*self.llm.collective_rpc(_begin))
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        self.missing -= set().union(*self.llm.collective_rpc(_load, args=(list(weights),)))
+
+    def finish_update(self, version: int) -> None:
+        if self.missing:
+            raise RuntimeError(
+                f"engine: update {version} lacks {len(self.missing)} weights, one is `{min(self.missing)}`"
+            )
+        self.llm.collective_rpc(_finish)
+        self.llm.reset_prefix_cache()
+        self.version = version
+
+    def sleep(self) -> None:
+        if self.can_sleep:
+            self.llm.sleep(level=1)
+
+    def wake(self) -> None:
+        if self.can_sleep:
+            self.llm.wake_up()
+
+    def close(self) -> None:
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+
+    def _run(self, prompts: Sequence[list[int]], params: Any) -> list[Any]:
+        return self.llm.generate([{"prompt_token_ids": list(p)} for p in prompts], params, use_tqdm=False)
+
+    def _temper(self, temperature: float) -> None:
+        """Divide all logits by `temperature` from now on.
+
+        vLLM reports logprobs either before its own temperature ("raw") or after top-p, top-k and barred tokens have
+        been taken out ("processed"); the trainer needs the temperature in and nothing taken out. With the division
+        in the model, "raw" is just that.
+        """
+        if temperature != self.temperature:
+            self.llm.apply_model(partial(_divide_logits, temperature=temperature))
+            self.temperature = temperature
+
+
+def _response(output: Any) -> Response:
+    tokens = list(output.token_ids)
+    logprobs = [step[token].logprob for token, step in zip(tokens, output.logprobs, strict=True)]
+    return Response(tokens, logprobs, truncated=output.finish_reason == "length")
+
+
+# Run inside vLLM's workers.
+
+
+def _divide_logits(model: nn.Module, temperature: float) -> None:
+    compute = type(model).compute_logits
+
+    def tempered(*args: Any, **kwargs: Any) -> Tensor | None:
+        logits = compute(model, *args, **kwargs)
+        return None if logits is None else logits.float() / temperature  # None: a rank that holds no logits
+
+    object.__setattr__(model, "compute_logits", tempered)
+
+
+def _begin(worker: Any) -> set[str]:
+    from vllm.config import set_current_vllm_config
+    from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+    model = worker.get_model()
+    with set_current_vllm_config(worker.vllm_config):
+        initialize_layerwise_reload(model)
+    return {name for name, _ in model.named_parameters()}
+
+
+def _load(worker: Any, weights: list[tuple[str, Tensor]]) -> set[str]:
+    from vllm.config import set_current_vllm_config
+
+    with set_current_vllm_config(worker.vllm_config):
+        return worker.get_model().load_weights(weights)
+
+
+def _finish(worker: Any) -> None:
+    from vllm.config import set_current_vllm_config
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+    with set_current_vllm_config(worker.vllm_config):
+        finalize_layerwise_reload(worker.get_model(), worker.model_config)

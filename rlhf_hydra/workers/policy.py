@@ -1,0 +1,91 @@
+"""The policy, which learns, and the reference, which does not."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from rlhf_hydra.algos.losses import StepTotals
+from rlhf_hydra.algos.table import algorithm
+from rlhf_hydra.batch import RolloutBatch
+from rlhf_hydra.config.arithmetic import updates_per_step
+from rlhf_hydra.config.schema import Optim, RunConfig
+from rlhf_hydra.models.packed import pack
+from rlhf_hydra.models.policy import PolicyModel
+from rlhf_hydra.strategy.base import Rank, build_trainer, dtype_of
+from rlhf_hydra.workers.base import Shard, add, forward_rows
+from rlhf_hydra.workers.weights import Bucket, buckets
+
+
+class ReferenceWorker:
+    """A language model that says how likely it finds responses."""
+
+    optim: Optim | None = None
+    total_updates = 0
+
+    def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
+        self.run, self.folder, self.rank = run, folder, rank
+        model = PolicyModel.load(folder, run.model.trust_remote_code)
+        if self.optim is not None and run.strategy.gradient_checkpointing:
+            model.lm.gradient_checkpointing_enable({"use_reentrant": False})
+        self.lm = model.lm
+        self.trainer = build_trainer(run.strategy, model, self.optim, self.total_updates, rank)
+
+    def logprobs(self, shard: Shard, temperature: float) -> Tensor:
+        """[b, T] of the shard's rows, at this temperature."""
+
+        def compute(batch: RolloutBatch) -> Tensor:
+            packed = pack(batch)
+            return packed.unpack(self.trainer.forward(packed, temperature, train=False)[0])
+
+        return forward_rows(shard, self.trainer.device, compute)
+
+
+class PolicyWorker(ReferenceWorker):
+    def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
+        self.optim = run.policy.optim
+        self.total_updates = run.steps * updates_per_step(run, run.policy.samples_per_update)
+        self.algorithm = algorithm(run.algo, run.rollout)
+        super().__init__(run, folder, rank)
+
+    def step(self, shard: Shard, totals: StepTotals, kl_coef: float) -> dict[str, float]:
+        """One optimizer step on this rank's part of it; metrics are this rank's summands, but for `lr` and `grad_norm`."""
+        metrics: dict[str, float] = {}
+        temperature, count = self.run.rollout.temperature, len(shard.microbatches)
+        for i, batch in enumerate(shard):
+            batch = batch.to(self.trainer.device)
+            packed = pack(batch)
+            logprobs, entropy = (packed.unpack(x) for x in self.trainer.forward(packed, temperature, train=True))
+            loss, summands = self.algorithm.policy_loss(logprobs, entropy, batch, totals, kl_coef)
+            self.trainer.backward(loss, last=i == count - 1)
+            add(metrics, summands)
+        return metrics | {f"policy/{name}": value for name, value in self.trainer.step().items()}
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter under its Hugging Face name, in the engine's type; all ranks must iterate."""
+        dtype = dtype_of(self.run.engine.dtype)
+        tied = self.lm.config.tie_word_embeddings
+        for name, tensor in self.trainer.weights():
+            if not (tied and name == "lm.lm_head.weight"):
+                yield name.removeprefix("lm."), tensor.to(dtype)
+
+    def weight_buckets(self, max_bytes: int) -> Iterator[Bucket]:
+        """`weights` on their way to engines in other processes; rank 0 sends, the others only take part."""
+        for bucket in buckets(self.weights(), max_bytes):
+            if self.rank.index == 0:
+                yield bucket
+
+    def export(self, folder: Path) -> None:
+        """Write the model as a Hugging Face folder (rank 0 writes, all ranks must call it)."""
+        dtype = dtype_of(self.run.strategy.dtype)
+        state = {name.removeprefix("lm."): tensor.to(dtype).cpu() for name, tensor in self.trainer.weights()}
+        if self.rank.index == 0:
+            self.lm.save_pretrained(folder, state_dict=state)
+            AutoTokenizer.from_pretrained(self.folder).save_pretrained(folder)
+
+    def save(self, folder: Path) -> None:
+        self.trainer.save(folder)
+
+    def load(self, folder: Path) -> None:
+        self.trainer.load(folder)
