@@ -6,7 +6,8 @@
 #   launchers/ray_cluster.sh job HEAD:PORT [OPTION...]  the run, from any of them
 #
 # Head and worker stay in the foreground; Ctrl-C ends them. All machines need the same token: RAY_AUTH_TOKEN, or the
-# file ~/.ray/auth_token, which `head` makes if there is none. Without IP the head listens on loopback only.
+# file ~/.ray/auth_token, which `head` makes if there is none. Ray listens on every interface and refuses who has no
+# token; its dashboard stays on loopback.
 #
 #   RAY_PORT=6379   port of the head      RAY_TEMP=/tmp/rlhf_hydra_ray_$USER   where Ray keeps logs and sockets
 set -euo pipefail
@@ -36,7 +37,7 @@ case ${1:-} in
     head)
         [ -n "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ] || ray get-auth-token --generate >/dev/null
         exec ray start --head --block --disable-usage-stats --temp-dir "$temp" --dashboard-host 127.0.0.1 \
-            --node-ip-address "${2:-127.0.0.1}" --port "${RAY_PORT:-6379}"
+            --port "${RAY_PORT:-6379}" ${2:+--node-ip-address "$2"}
         ;;
     worker)
         wait_for "${2:-}"

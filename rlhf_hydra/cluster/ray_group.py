@@ -24,6 +24,9 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+GOODBYE_S = 5.0
+"""How long a worker may take to free what it holds."""
+
 
 class Actor:
     """A worker in a process of its own."""
@@ -90,6 +93,8 @@ class RayGroup:
         yield from Future(self.role, method, refs).get()[0]
 
     def close(self) -> None:
+        """Let the workers free what they hold, for a moment, then end them whatever they are doing."""
+        ray.wait([actor.close.remote() for actor in self.actors], num_returns=self.size, timeout=GOODBYE_S)
         for actor in self.actors:
             ray.kill(actor)
         self.actors = []

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, get_origin
@@ -19,10 +19,11 @@ from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.default_element import ResultDefault
+from hydra.core.default_element import GroupDefault, ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,9 +39,7 @@ from rlhf_hydra.config.errors import (
 )
 from rlhf_hydra.config.keys import all_keys
 from rlhf_hydra.config.schema import RunConfig, Section
-from rlhf_hydra.config.store import find_conf_dir, register
-
-HIDDEN = ("schema", "hydra")
+from rlhf_hydra.config.store import HIDDEN, find_conf_dir, register
 
 
 @dataclass
@@ -140,7 +139,7 @@ class _Layers:
         try:
             chosen = create_defaults_list(self.repo, "config", overrides, prepend_hydra=True, skip_missing=False)
         except (HydraException, yaml.YAMLError) as error:
-            raise ConfigError([*self.problems, broken_file(error)]) from None
+            raise ConfigError([*self.problems, broken_file(error, self.repo)]) from None
         for default in chosen.defaults:
             self.merge(default)
         for override in chosen.config_overrides:
@@ -168,7 +167,8 @@ class _Layers:
     def bad_override(self, override: Override) -> Problem | None:
         name, line = override.key_or_group, override.input_line
         if override.is_sweep_override():
-            fix = f"Add -m to run each of them, or write a list: {name}=[a,b]."
+            text = (line or "").partition("=")[2]
+            fix = f"Add -m to run each; as one value: '{name}=\"{text}\"' for a text, {name}=[{text}] for a list."
             return Problem("sweep", name, f"several values in one run: {line}", fix, where=COMMAND_LINE)
         if override.is_hydra_override():
             return None
@@ -203,19 +203,13 @@ class _Layers:
         assert loaded is not None
         layer = embed(loaded.config, default.package)
         if not path.startswith("schema/"):
-            self.note(layer, Path(loaded.path.removeprefix("file://")) / f"{path}.yaml")
+            layer.pop("hydra", None)
+            self.origins |= {key: file_of(loaded, path) for key, _ in leaves(layer)}
         try:
             self.cfg.merge_with(layer)
         except OmegaConfBaseException:
             for key, value in leaves(layer):
                 self.set(key, value, self.origins[key])
-
-    def note(self, layer: DictConfig, file: Path) -> None:
-        """Remember which file set these keys."""
-        layer.pop("hydra", None)
-        with suppress(ValueError):
-            file = file.relative_to(Path.cwd())
-        self.origins |= {key: str(file) for key, _ in leaves(layer)}
 
     def set(self, key: str, value: Any, where: str) -> None:
         """Set one key, or note why not."""
@@ -288,23 +282,39 @@ def is_unknown(cfg: DictConfig, name: str) -> bool:
     node: Any = cfg
     for key in name.split("."):
         section = section_of(node)
-        if section and key not in {f.name for f in fields(section)}:
+        if section and key not in section.__dataclass_fields__:
             return True
         node = node._get_node(key) if isinstance(node, DictConfig) else None
     return False
 
 
-def broken_file(error: Exception) -> Problem:
+def file_of(loaded: ConfigResult, path: str) -> str:
+    """The file that a config was read from, relative to the working directory where it lies below."""
+    file = Path(loaded.path.removeprefix("file://")) / f"{path}.yaml"
+    with suppress(ValueError):
+        file = file.relative_to(Path.cwd())
+    return str(file)
+
+
+def broken_file(error: Exception, repo: CachingConfigRepository) -> Problem:
     """A YAML file that cannot be read, or that names a choice which does not exist."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return Problem("yaml", f"{mark.name}:{mark.line + 1}", f"is not YAML: {error.problem}")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        parent = re.search(r"In '(.+?)'", str(error))
-        where = f"{parent[1]}.yaml" if parent else ""
-        return unknown_option(group, option, error.options or [], where)
+        return unknown_option(group, option, error.options or [], who_chose(repo, group, option))
     return foreign(error)
+
+
+def who_chose(repo: CachingConfigRepository, group: str, option: str) -> str:
+    """The file whose defaults list names this option; the latest, as that one counts."""
+    found = ""
+    for key, loaded in repo.cache.items():
+        for default in (loaded.defaults_list or []) if loaded else []:
+            if isinstance(default, GroupDefault) and (str(default.group).lstrip("/"), default.value) == (group, option):
+                found = file_of(loaded, key.removeprefix("config_path="))  # type: ignore[arg-type]
+    return found
 
 
 def to_run(cfg: DictConfig) -> RunConfig:

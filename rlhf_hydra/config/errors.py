@@ -121,4 +121,4 @@ def foreign(error: Exception) -> Problem:
     lines = [
         line for line in text.splitlines() if line.strip() and not re.search(r"[Tt]o append|full_key|object_type", line)
     ]
-    return Problem("hydra", "config", " ".join(line.strip() for line in lines))
+    return Problem("hydra", "hydra", " ".join(line.strip() for line in lines))

@@ -6,7 +6,7 @@ and `docs/config.md` is generated from this file. Units are in the names (`_toke
 """
 
 from dataclasses import FrozenInstanceError, dataclass, field, fields
-from typing import Any, Dict, List, Optional  # noqa: UP035  (OmegaConf reads these at run time)
+from typing import Any, ClassVar, Dict, List, Optional  # noqa: UP035  (OmegaConf reads these at run time)
 
 from omegaconf import MISSING
 
@@ -36,6 +36,8 @@ def part(kind: type, **changes: Any) -> Any:
 
 class Section:
     """Base of all sections. `freeze` makes a tree read-only, once Hydra has finished writing into it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def freeze(self) -> "Section":
         for f in fields(self):  # type: ignore[arg-type]
@@ -123,7 +125,7 @@ class PolicyLoss(Section):
     """The surrogate objective of the policy."""
 
     kind: str = choice("clip", "clip", "sequence_clip", "detached_clip", "reinforce")
-    """clip: PPO's token ratio. sequence_clip: GSPO's ratio of whole responses. detached_clip: CISPO. reinforce: plain."""
+    """clip: PPO's token ratio. sequence_clip: GSPO's response ratio. detached_clip: CISPO. reinforce: no ratio."""
     clip_low: float = number(0.2, ge=0, le=1)
     """The ratio is clipped below at 1 - clip_low; 1: no lower bound."""
     clip_high: float = number(0.2, ge=0)
@@ -139,7 +141,7 @@ class PolicyLoss(Section):
 
 @dataclass
 class Correction(Section):
-    """Importance weights for engines whose logprobs differ from the trainer's, u = exp(old_logprobs - rollout_logprobs).
+    """Importance weights for engines whose logprobs differ from the policy's, u = exp(old_logprobs - rollout_logprobs).
 
     TIS: weight token. IcePop: weight and mask token. Sequence masks: mask sequence or geometric.
     """

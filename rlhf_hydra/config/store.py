@@ -5,10 +5,12 @@ from itertools import chain, count
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from rlhf_hydra.config.schema import SCHEMAS, RunConfig
+
+HIDDEN = ("schema", "hydra")
+"""Groups that are no choice of a run."""
 
 
 def find_conf_dir() -> Path:
@@ -19,7 +21,7 @@ def find_conf_dir() -> Path:
 
 
 def register() -> None:
-    """Make the schemas and the resolvers of `conf/` known to Hydra. Twice does no harm.
+    """Make the schemas, and the resolver that `conf/config.yaml` uses, known to Hydra. Twice does no harm.
 
     The schemas live in a group of their own, so that no option list and no `glob(*)` of a real group shows them.
     """
@@ -29,7 +31,6 @@ def register() -> None:
         group, name = path.split("/")
         store.store(group=f"schema/{group}", name=name, node=schema)
     OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True, replace=True)
-    OmegaConf.register_new_resolver("options", describe_options, replace=True)
 
 
 def new_folder(path: str) -> str:
@@ -39,15 +40,3 @@ def new_folder(path: str) -> str:
             Path(name).mkdir(parents=True)
             return name
     raise AssertionError
-
-
-def groups() -> dict[str, list[str]]:
-    """The groups that a run chooses from, and their options, over the whole search path of the current Hydra."""
-    loader = GlobalHydra.instance().config_loader()
-    names = [name for name in loader.list_groups("") if name not in ("schema", "hydra")]
-    return {name: loader.get_group_options(name) for name in sorted(names)}
-
-
-def describe_options() -> str:
-    """The groups for `--help`, a line each."""
-    return "".join(f"  {name:<12} {', '.join(options)}\n" for name, options in groups().items())

@@ -21,9 +21,8 @@ def partition(lengths: Sequence[int], num_workers: int, max_tokens: int) -> list
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     filled = first_fit(lengths, order, max_tokens)
     num_bins = max(1, math.ceil(len(filled) / num_workers)) * num_workers
-    budget = max([max_tokens, *lengths])
     even = balance(lengths, order, num_bins)
-    if any(sum(lengths[row] for row in bin_) > budget for bin_ in even):
+    if any(len(bin_) > 1 and sum(lengths[row] for row in bin_) > max_tokens for bin_ in even):
         even = filled + [[] for _ in range(num_bins - len(filled))]
     shares = balance([sum(lengths[row] for row in bin_) for bin_ in even], range(num_bins), num_workers, equal=True)
     return [[even[b] for b in sorted(share)] for share in shares]

@@ -1,7 +1,8 @@
 """Forward passes without padding: rows are laid end to end, attention stays inside each row.
 
 A packed micro-batch is one row of N = sum of lengths tokens. Registered as an attention implementation of transformers,
-`packed_attention` works with every model that takes its attention from there. Cost is sum(length^2), not N^2.
+`packed_attention` works with every model that takes its attention from there; others are refused, since their rows would
+see each other, or their scores would be wrong, without an error. Cost is sum(length^2), not N^2.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,19 @@ from transformers import AttentionInterface
 from rlhf_hydra.batch import RolloutBatch
 
 ATTENTION = "rlhf_hydra_packed"
+
+LAYERS = {"full_attention", "sliding_attention"}
+"""Kinds of layers that need only this attention; states and convolutions would run on from row to row."""
+
+ABSENT = ("softcap", "s_aux", "position_bias")
+"""Arguments by which a model asks for scores that `packed_attention` does not compute."""
+
+
+class NotPackable(ValueError):
+    """A model that cannot be run packed; the message names its type and the reason."""
+
+    def __init__(self, config: Any, reason: str) -> None:
+        super().__init__(f"model.path: models of type `{config.model_type}` cannot be trained without padding: {reason}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,15 @@ def pack(batch: RolloutBatch) -> Packed:
     )
 
 
+def check_packable(model: Any) -> None:
+    """NotPackable unless tokens of the transformers model meet in its attention alone, and that can be replaced."""
+    others = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - LAYERS
+    if not model._supports_attention_backend:
+        raise NotPackable(model.config, "their attention cannot be replaced")
+    if others:
+        raise NotPackable(model.config, f"they have layers of kind {', '.join(sorted(others))}")
+
+
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -73,15 +96,21 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     sequence_lengths: Sequence[int] = (),
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention inside each row. query: [1, heads, N, d]; key, value: [1, kv_heads, N, d] -> [1, N, heads, d]."""
-    lengths = sequence_lengths or (query.shape[2],)
-    window = sliding_window if sliding_window is not None and max(lengths) > sliding_window else None
+    """Causal attention inside each row. query: [1, heads, N, d]; key, value: [1, kv_heads, N, d] -> [1, N, heads, d].
+
+    NotPackable for what it does not compute: soft caps, sinks, position biases, attention to later tokens.
+    """
+    absent = [name for name in ABSENT if others.get(name) is not None]
+    if absent or not sequence_lengths or not getattr(module, "is_causal", True):
+        reason = f"their attention takes `{absent[0]}`" if absent else "it is not causal, or not told where rows end"
+        raise NotPackable(module.config, reason)
+    window = sliding_window if sliding_window is not None and max(sequence_lengths) > sliding_window else None
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-        return _varlen(query, key, value, lengths, scaling, window), None
+        return _varlen(query, key, value, sequence_lengths, scaling, window), None
     outputs = []
-    for start, count, length in runs(lengths):
+    for start, count, length in runs(sequence_lengths):
         q, k, v = (x[0, :, start : start + count * length].unflatten(1, (count, length)) for x in (query, key, value))
         mask = None if window is None else _band(length, window, query.device)
         out = F.scaled_dot_product_attention(

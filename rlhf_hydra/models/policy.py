@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
-from rlhf_hydra.models.packed import ATTENTION, Packed
+from rlhf_hydra.models.packed import ATTENTION, Packed, check_packable
 
 LOGITS_AT_ONCE = 2**28
 """Logits (tokens x vocabulary) that are held at a time; 1 GiB in float32."""
@@ -18,21 +18,22 @@ class PolicyModel(nn.Module):
     chunks that the backward pass makes again, so that they are never all in memory.
     """
 
-    def __init__(self, lm: nn.Module) -> None:
+    def __init__(self, lm: nn.Module, logits_at_once: int = LOGITS_AT_ONCE) -> None:
         super().__init__()
-        self.lm = lm
+        self.lm, self.logits_at_once = lm, logits_at_once
 
     @classmethod
     def load(cls, folder: str, trust_remote_code: bool = False) -> "PolicyModel":
         lm = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation=ATTENTION, trust_remote_code=trust_remote_code
         )
+        check_packable(lm)
         return cls(lm)
 
     def forward(self, packed: Packed, temperature: float) -> tuple[Tensor, Tensor]:
         """logprobs [M] (differentiable) and entropy [M], float32, of softmax(logits / temperature)."""
         config = self.lm.config
-        chunk = max(256, LOGITS_AT_ONCE // config.vocab_size)
+        chunk = max(1, self.logits_at_once // config.vocab_size)
         scaled = any(getattr(config, key, None) for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
         if len(packed.targets) <= chunk or scaled:
             logits = self.lm(**packed.model_inputs(), use_cache=False, logits_to_keep=packed.before).logits[0]

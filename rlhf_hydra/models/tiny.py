@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-VOCABULARY = ["<pad>", "<eos>", "<unk>", " ", "\n", ".", *LETTERS]
+LETTERS = "abcdefghijklmnop"
+VOCABULARY = ["<pad>", "<eos>", "<unk>", *LETTERS]
 
 
 def build_tiny(folder: Path, seed: int = 0) -> Path:
@@ -14,7 +14,7 @@ def build_tiny(folder: Path, seed: int = 0) -> Path:
     config = LlamaConfig(
         vocab_size=len(VOCABULARY), hidden_size=128, intermediate_size=256, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=False,
-        pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        initializer_range=0.05, pad_token_id=0, eos_token_id=1, bos_token_id=None,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

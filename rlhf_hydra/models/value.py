@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from rlhf_hydra.models.packed import ATTENTION, Packed
+from rlhf_hydra.models.packed import ATTENTION, Packed, check_packable
 
 
 class ValueModel(nn.Module):
@@ -30,6 +30,7 @@ class ValueModel(nn.Module):
         classifier = AutoModelForSequenceClassification.from_pretrained(
             folder, config=config, dtype=torch.float32, attn_implementation=ATTENTION, trust_remote_code=trust_remote_code
         )
+        check_packable(classifier)
         if not has_head:
             generator = torch.Generator().manual_seed(seed or 0)
             weight = classifier.score.weight.data

@@ -1,4 +1,7 @@
-"""One plain process: torch's AdamW on float32 parameters, the forward in the configured type."""
+"""One plain process: torch's AdamW on float32 parameters, the forward in the configured type.
+
+In float16 the loss is scaled up, so that small gradients are not lost; a step whose gradients overflow is left out.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ class SingleTrainer:
         self.model = model.to(self.device).requires_grad_(optim is not None)
         self.optim, self.total_steps, self.steps = optim, total_steps, 0
         self.dtype = dtype_of(cfg.dtype)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         if optim is not None:
             betas = (optim.beta1, optim.beta2)
             self.optimizer = torch.optim.AdamW(parameter_groups(model, optim), lr=optim.lr, betas=betas, eps=optim.eps)
@@ -30,17 +34,19 @@ class SingleTrainer:
             return self.model(*args)
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        loss.backward()
+        self.scaler.scale(loss).backward()
 
     def step(self) -> dict[str, float]:
         assert self.optim is not None, "this model is only read"
+        self.scaler.unscale_(self.optimizer)
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         limit = self.optim.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         lr = learning_rate(self.steps, self.total_steps, self.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad()
         self.steps += 1
         return {"grad_norm": float(norm), "lr": lr}
@@ -51,11 +57,17 @@ class SingleTrainer:
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "steps": self.steps}
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "steps": self.steps,
+        }
         torch.save(state, folder / "trainer.pt")
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "trainer.pt", map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         self.steps = state["steps"]

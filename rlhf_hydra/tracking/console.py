@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
@@ -48,7 +47,7 @@ class Terminal(Tracker):
     """A progress bar with rate, ETA and the key numbers on a terminal; elsewhere one plain line a step."""
 
     def __init__(self, run: RunConfig, folder: Path, command: str, console: Console | None = None) -> None:
-        self._console = console or Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False)
+        self._console = console or Console(width=None if sys.stdout.isatty() else 120)
         self._run = run
         self._folder = folder
         self._command = command
@@ -70,65 +69,72 @@ class Terminal(Tracker):
         self._bar.update(self._task, completed=step, numbers=numbers, rate=rate)
 
     def _rate(self, step: int) -> str:
-        """Seconds per step over the last 20, and what is left at that rate."""
-        pace = statistics.fmean(self._step_s)
+        """Usual seconds per step of the last 20 (the first one often compiles), and what is left at that rate."""
+        pace = statistics.median(self._step_s)
         return f"{pace:.2f} s/step  ETA {duration(pace * (self._run.steps - step))}"
 
     def note(self, text: str) -> None:
-        self._console.print(f"[dim]·[/] {escape(text)}", highlight=False)
+        self._say(Text.assemble(("· ", "dim"), text))
 
     def finish(self, status: Status, detail: str = "") -> None:
         self._bar.stop()
         rows = jsonl.read(self._folder / jsonl.METRICS)
-        parts: list[RenderableType] = [Text(detail, style=COLORS[status]), ""] if detail else []
-        parts += [curves(rows), ""] if rows else []
-        parts.append(self._places(status))
+        parts: list[RenderableType] = [Text(detail, style=COLORS[status])] if detail else []
+        parts += [curves(rows)] if rows else []
         title = f"[bold]{status}[/] after {len(rows)} of {self._run.steps} steps, {_spent(rows)}"
-        self._console.print("", Panel(Group(*parts), title=title, title_align="left", border_style=COLORS[status]))
+        panel = Panel(Group(*parts), title=title, title_align="left", border_style=COLORS[status], expand=False)
+        self._console.print("", panel)
+        self._say_places(status)
 
-    def _places(self, status: Status) -> Table:
+    def _say_places(self, status: Status) -> None:
         """The folder, what is in it, and the commands that repeat the run or go on with it."""
-        table = Table.grid(padding=(0, 2))
-        table.add_row("[bold]folder", Text(str(self._folder)))
+        self._say(Text.assemble(("folder  ", "bold"), str(self._folder)))
         for name, meaning in CONTENTS.items():
             if (self._folder / name).exists():
-                table.add_row("", f"{name:<14} [dim]{meaning}")
-        table.add_row("[bold]repeat", Text(self._command))
+                self._say(Text.assemble(f"        {name:<14} ", (meaning, "dim")))
+        self._say(Text.assemble(("repeat  ", "bold"), self._command))
         if status != "done":
-            table.add_row("[bold]go on", Text(f"python -m rlhf_hydra task=resume run={shlex.quote(str(self._folder))}"))
-        return table
+            again = f"python -m rlhf_hydra task=resume run={shlex.quote(str(self._folder))}"
+            self._say(Text.assemble(("go on   ", "bold"), again))
+
+    def _say(self, text: Text) -> None:
+        """A line that the terminal may wrap, so that paths and commands can be copied whole."""
+        self._console.print(text, soft_wrap=True)
 
 
 def config_tree(run: RunConfig) -> Tree:
     """The whole config: a branch per section, its values behind its name, bright where they differ from the schema."""
-    return _branch("run", run, type(run)())
-
-
-def _branch(name: str, section: Section, reference: Section) -> Tree:
-    values, usual = _values(section), _values(reference)
-    sections = {key: value for key, value in values.items() if _is_branch(value)}
-    leaves = [_leaf(key, value, usual.get(key)) for key, value in values.items() if key not in sections]
-    tree = Tree(Text(f"{name}  ", style="bold cyan") + Text(" · ", style="dim").join(leaves), guide_style="dim")
-    for key, value in sections.items():
-        for label, child in _labelled(key, value):
-            default = usual.get(key)
-            tree.add(_branch(label, child, default if type(default) is type(child) else type(child)()))
+    usual = type(run)()
+    tree = Tree(_label("run", run, usual), guide_style="dim")
+    _grow(tree, run, usual)
     return tree
+
+
+def _grow(tree: Tree, section: Section, reference: Section) -> None:
+    usual = _values(reference)
+    for key, value in _values(section).items():
+        for name, child in _sections(key, value):
+            default = usual.get(key)
+            like = default if type(default) is type(child) else type(child)()
+            _grow(tree.add(_label(name, child, like)), child, like)
+
+
+def _label(name: str, section: Section, reference: Section) -> Text:
+    usual = _values(reference)
+    leaves = [_leaf(k, v, usual.get(k)) for k, v in _values(section).items() if not _sections(k, v)]
+    return Text.assemble((f"{name}  ", "bold cyan"), Text(" · ", style="dim").join(leaves))
+
+
+def _sections(key: str, value: Any) -> list[tuple[str, Section]]:
+    """The sections in a value of a config, if any: itself, or the values of a dict of sections."""
+    if isinstance(value, Section):
+        return [(key, value)]
+    children = value.items() if isinstance(value, Mapping) else []
+    return [(f"{key}.{name}", child) for name, child in children if isinstance(child, Section)]
 
 
 def _values(section: Section) -> dict[str, Any]:
     return {field.name: vars(section)[field.name] for field in fields(section)}  # type: ignore[arg-type]
-
-
-def _is_branch(value: Any) -> bool:
-    """A section, or a non-empty dict of sections."""
-    if isinstance(value, Mapping):
-        return bool(value) and all(isinstance(child, Section) for child in value.values())
-    return isinstance(value, Section)
-
-
-def _labelled(key: str, value: Section | Mapping[str, Section]) -> list[tuple[str, Section]]:
-    return [(key, value)] if isinstance(value, Section) else [(f"{key}.{name}", child) for name, child in value.items()]
 
 
 def _leaf(key: str, value: Any, usual: Any) -> Text:

@@ -14,18 +14,24 @@ class WandB(Tracker):
     """A run in project `tracking.project`. Needs the extra `wandb`.
 
     The key comes from the environment (`WANDB_API_KEY`) or `wandb login`. Without one, or with `WANDB_MODE=offline`,
-    the run is kept in `<run>/wandb`, to be sent later with `wandb sync`.
+    the run is kept in `<run>/wandb`, to be sent later with `wandb sync`. What a resumed run logs again, W&B ignores.
     """
 
     def __init__(self, run: RunConfig, folder: Path) -> None:
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         self.is_offline = mode == "offline"
         identity = re.sub(r"[^\w-]", "-", "-".join(folder.resolve().parts[-2:]))
         self._table = wandb.Table
         self._run = wandb.init(
-            project=run.tracking.project, id=identity, resume="allow", dir=folder, config=asdict(run), mode=mode
+            project=run.tracking.project,
+            id=identity,
+            resume="allow",
+            dir=folder,
+            config=asdict(run),
+            mode=mode,
+            settings=wandb.Settings(silent=self.is_offline),
         )
 
     def log(self, metrics: dict[str, float], step: int) -> None:

@@ -1,7 +1,6 @@
 """The reward: rules, functions and reward models, or their sum; texts and tokens in, floats out."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from transformers import AutoTokenizer
@@ -23,6 +22,9 @@ class RewardWorker:
 
     def score(self, samples: list[Sample]) -> Scores:
         return self.scorer(samples)
+
+    def close(self) -> None:
+        self.scorer.close()
 
 
 class RewardModel:
@@ -51,6 +53,3 @@ class RewardModel:
             with torch.no_grad():
                 scores[bin_] = self.model.score(packed, ends).cpu()
         return Scores(total=scores.tolist(), parts={self.name: scores.tolist()})
-
-    def close(self, *_: Any) -> None:
-        """Nothing outlives the process."""

@@ -91,15 +91,19 @@ def build_engine(
     device: str = "cpu",
     trust_remote_code: bool = False,
 ) -> EngineWorker:
-    """The engine that `engine.name` names, with the weights in `model_dir`; a prompt and its response share
-    `context_tokens`. `device` is where an `hf` engine sits; vLLM takes the GPUs that its process sees."""
+    """The engine that `engine.name` names, with the weights in `model_dir`.
+
+    A prompt and its response have room for what `rollout` asks, `context_tokens` at most. `device` is where an `hf`
+    engine sits; vLLM takes the GPUs that its process sees.
+    """
+    room = min(context_tokens, rollout.max_prompt_tokens + rollout.max_response_tokens)
     if cfg.name == "vllm":
         from rlhf_hydra.workers.engine.vllm import VLLMEngine
 
-        return VLLMEngine(model_dir, cfg, context_tokens, trust_remote_code=trust_remote_code)
+        return VLLMEngine(model_dir, cfg, room, trust_remote_code=trust_remote_code)
     from rlhf_hydra.workers.engine.hf import HFEngine
 
-    return HFEngine(model_dir, cfg, context_tokens, device=device, trust_remote_code=trust_remote_code)
+    return HFEngine(model_dir, cfg, room, device=device, trust_remote_code=trust_remote_code)
 
 
 def check_requests(prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling, context_tokens: int) -> None:

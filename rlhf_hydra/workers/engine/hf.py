@@ -103,8 +103,9 @@ class HFEngine:
                 logits_to_keep=1,
             ).logits[:, -1]
             token, logprob = draw(logits, uniform[:, step], sampling, self.ends if step < sampling.min_tokens else ())
-            for row, *drawn in zip(active, token.tolist(), logprob.tolist(), strict=True):
-                self._append(row, *drawn, sampling)
+            for row, chosen, score in zip(active, token.tolist(), logprob.tolist(), strict=True):
+                row.append(chosen, score)
+                row.ended = self._ends(row.tokens, sampling)
             going = [k for k, row in enumerate(active) if not row.ended]
             if not going:
                 break
@@ -117,12 +118,10 @@ class HFEngine:
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
         return [Response(row.tokens, row.logprobs, truncated=not row.ended) for row in rows]
 
-    def _append(self, row: "_Row", token: int, logprob: float, sampling: Sampling) -> None:
-        row.tokens.append(token)
-        row.logprobs.append(logprob)
-        row.ended = token in self.ends or (
-            len(row.tokens) > sampling.min_tokens and self._completes_stop(row.tokens, sampling.stop)
-        )
+    def _ends(self, tokens: list[int], sampling: Sampling) -> bool:
+        if tokens[-1] in self.ends:
+            return True
+        return len(tokens) > sampling.min_tokens and self._completes_stop(tokens, sampling.stop)
 
     def _completes_stop(self, tokens: list[int], stop: tuple[str, ...]) -> bool:
         """Whether a stop string ends in the text of the last token; only the tail is decoded."""
@@ -140,6 +139,10 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     ended: bool = False
+
+    def append(self, token: int, logprob: float) -> None:
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
 
 
 def _pad(sequences: list[list[int]], side: str, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The engine on vLLM, inside this process; the only file that knows vLLM."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,9 +21,7 @@ ENVIRONMENT = {
 class VLLMEngine:
     """See `EngineWorker`. With `tensor_parallel` > 1 vLLM starts one process per GPU on this node."""
 
-    def __init__(
-        self, model_dir: str, cfg: Engine, context_tokens: int, *, trust_remote_code: bool = False
-    ) -> None:
+    def __init__(self, model_dir: str, cfg: Engine, context_tokens: int, *, trust_remote_code: bool = False) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from vllm import LLM
@@ -48,6 +46,7 @@ class VLLMEngine:
             enforce_eager=cfg.enforce_eager,
             enable_sleep_mode=self.can_sleep,
             logprobs_mode="raw_logprobs",
+            use_tqdm_on_load=False,
             **memory,
         )
 
@@ -69,20 +68,33 @@ class VLLMEngine:
                 skip_special_tokens=False,
                 detokenize=bool(sampling.stop),
                 logprobs=0,
+                flat_logprobs=True,
             )
             for seed in seeds
         ]
-        return [_response(output.outputs[0]) for output in self._run(prompts, params)]
+        outputs = [result.outputs[0] for result in self._run(prompts, params)]
+        return [Response(list(o.token_ids), o.logprobs.logprobs, o.finish_reason == "length") for o in outputs]
 
     def logprobs(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        """The last token is not read but forced as the response, so that a sequence may fill the context."""
         from vllm import SamplingParams
 
         self._temper(1.0)
-        params = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
-        found = []
-        for tokens, output in zip(sequences, self._run(sequences, params), strict=True):
-            scores = output.prompt_logprobs[1:]
-            found.append([0.0, *(score[token].logprob for token, score in zip(tokens[1:], scores, strict=True))])
+        rows = [i for i, tokens in enumerate(sequences) if len(tokens) > 1]
+        params = [
+            SamplingParams(
+                allowed_token_ids=sequences[i][-1:],
+                max_tokens=1,
+                detokenize=False,
+                prompt_logprobs=0,
+                logprobs=0,
+                flat_logprobs=True,
+            )
+            for i in rows
+        ]
+        found = [[0.0][: len(tokens)] for tokens in sequences]
+        for i, result in zip(rows, self._run([sequences[i][:-1] for i in rows], params), strict=True):
+            found[i] += [*result.prompt_logprobs.logprobs, *result.outputs[0].logprobs.logprobs]
         return found
 
     def begin_update(self) -> None:
@@ -112,7 +124,7 @@ class VLLMEngine:
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
 
-    def _run(self, prompts: Sequence[list[int]], params: Any) -> list[Any]:
+    def _run(self, prompts: Sequence[list[int]], params: list[Any]) -> list[Any]:
         return self.llm.generate([{"prompt_token_ids": list(p)} for p in prompts], params, use_tqdm=False)
 
     def _temper(self, temperature: float) -> None:
@@ -127,17 +139,11 @@ class VLLMEngine:
             self.temperature = temperature
 
 
-def _response(output: Any) -> Response:
-    tokens = list(output.token_ids)
-    logprobs = [step[token].logprob for token, step in zip(tokens, output.logprobs, strict=True)]
-    return Response(tokens, logprobs, truncated=output.finish_reason == "length")
-
-
 # Run inside vLLM's workers.
 
 
 def _divide_logits(model: nn.Module, temperature: float) -> None:
-    compute = type(model).compute_logits
+    compute: Callable[..., Tensor | None] = type(model).compute_logits  # type: ignore[attr-defined]
 
     def tempered(*args: Any, **kwargs: Any) -> Tensor | None:
         logits = compute(model, *args, **kwargs)
@@ -151,9 +157,10 @@ def _begin(worker: Any) -> set[str]:
     from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
     model = worker.get_model()
+    names = {name for name, _ in model.named_parameters()}  # before: the reload unties tied weights for its duration
     with set_current_vllm_config(worker.vllm_config):
         initialize_layerwise_reload(model)
-    return {name for name, _ in model.named_parameters()}
+    return names
 
 
 def _load(worker: Any, weights: list[tuple[str, Tensor]]) -> set[str]:
@@ -167,5 +174,19 @@ def _finish(worker: Any) -> None:
     from vllm.config import set_current_vllm_config
     from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
+    model = worker.get_model()
     with set_current_vllm_config(worker.vllm_config):
-        finalize_layerwise_reload(worker.get_model(), worker.model_config)
+        finalize_layerwise_reload(model, worker.model_config)
+        for module in _tied_modules(model):
+            module.quant_method.process_weights_after_loading(module)
+
+
+def _tied_modules(model: nn.Module) -> list[Any]:
+    """Modules whose weight belongs to an earlier module: an output layer tied to the embedding.
+
+    A reload loads nothing into them and so leaves alone what they derived from the weight; on a CPU that is the
+    repacked copy from which they compute.
+    """
+    owners: dict[int, nn.Module] = {}
+    weighted = [module for module in model.modules() if module._parameters.get("weight") is not None]
+    return [module for module in weighted if owners.setdefault(id(module.weight), module) is not module]

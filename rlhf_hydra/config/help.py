@@ -1,0 +1,39 @@
+"""What `--help` prints. Hydra's own way to the same text reads every folder several times and takes seconds."""
+
+from hydra._internal.config_repository import IConfigRepository
+from hydra.core.object_type import ObjectType
+
+from rlhf_hydra.config.store import HIDDEN
+
+TEXT = """\
+rlhf_hydra: a run is a choice of algorithm, model, cluster and data.
+
+python -m rlhf_hydra [task=TASK] [GROUP=OPTION ...] [KEY=VALUE ...]
+
+Tasks
+  task=train     the default: train, and leave everything in outputs/<algo>-<model>/<time>/
+  task=check     say whether the run is sound, and start nothing; with -m, every run of the grid
+  task=resume    go on with a run that was stopped: task=resume run=FOLDER [KEY=VALUE ...]
+
+Groups and their options
+{options}
+Examples
+  python -m rlhf_hydra                                             PPO on a toy task, on this CPU, in seconds
+  python -m rlhf_hydra algo=grpo model=qwen2.5-0.5b cluster=a100x8 data=gsm8k
+  python -m rlhf_hydra task=check algo=ppo model=llama3-8b cluster=rtx4090x4
+  python -m rlhf_hydra -m algo=ppo,grpo algo.kl.coef=0.003,0.01    one run after another, over the grid
+  python -m rlhf_hydra data=jsonl data.path=prompts.jsonl reward=function reward.path=score.py:score
+
+Flags
+  -m                   run every combination of the values that are given as a list
+  --cfg job            print the composed config, and stop
+  --config-dir FOLDER  look for options in a folder of your own too
+  --hydra-help         more flags, and the keys of Hydra itself
+
+Any key can follow, as in policy.optim.lr=1e-6; a misspelled one is refused, with the nearest that exists.
+docs/config.md lists every key with its meaning."""
+
+
+def help_text(files: IConfigRepository) -> str:
+    names = sorted(set(files.get_group_options("", ObjectType.GROUP)) - set(HIDDEN))
+    return TEXT.format(options="".join(f"  {name:<12} {', '.join(files.get_group_options(name))}\n" for name in names))

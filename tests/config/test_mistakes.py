@@ -1,0 +1,200 @@
+"""Each kind of mistake is found, with the key, where it was set, and the way out."""
+
+import pytest
+
+from rlhf_hydra.config.errors import nearest
+
+BIG = ("model=llama3-8b", "cluster=a100x8")
+MISTAKES = {
+    # what is typed: what the message must say, piece by piece
+    "algo=gppo": ["algo=gppo (command line)", "Did you mean ppo", "reinforce"],
+    "model=llama3-8": ["model=llama3-8 ", "Did you mean llama3-8b"],
+    "cluster=a100": ["Did you mean a100x8"],
+    "reward=rul": ["Did you mean rule?"],
+    "tracking=wandbb": ["Did you mean wandb?"],
+    "experiment=gsm8k": ["Did you mean gsm8k_grpo?"],
+    "algo=null": ["algo=null", "is not a choice"],
+    "modell=tiny": ["modell=tiny (command line): there is no such key", "Did you mean model?"],
+    "algo.kl.cof=0.1": ["algo.kl.cof=0.1", "Did you mean algo.kl.coef?"],
+    "policy.lr=1e-5": ["Did you mean policy.optim.lr or critic.optim.lr?"],
+    "+policy.optim.lrr=1": ["policy.optim.lrr=1", "Did you mean policy.optim.lr?"],
+    "policy.optim={lrr: 1}": ["policy.optim.lrr", "Did you mean policy.optim.lr?"],
+    "~steps": ["steps (command line): cannot be taken out of a run"],
+    "+algo=ppo": ["takes no plus", "Write algo=ppo."],
+    "seed=1,2": ["several values in one run: seed=1,2", "Add -m"],
+    "a b=1": ["a b=1 (command line): is not of the form key=value"],
+    "algo.advantage.scale=none": ["is a key of algo=grpo; this run has algo=ppo"],
+    "steps=many": ["steps=many (command line): must be a whole number"],
+    "policy.optim.lr=fast": ["must be a number"],
+    "engine.sleep=maybe": ["must be true or false"],
+    "algo.kl=0.1": ["algo.kl=0.1 (command line): must be a section", "algo.kl.coef"],
+    "outputs=${oc.env:RLHF_HYDRA_NOT_SET}": ["outputs=${oc.env:RLHF_HYDRA_NOT_SET} (command line)", "not found"],
+    "hydra.searchpath=[/not/there]": ["hydra.searchpath=/not/there: does not exist"],
+    "policy.optim.lr=2": ["policy.optim.lr=2.0 (command line): must be more than 0 and at most 1"],
+    "rollout.temperature=0": ["rollout.temperature=0.0 (command line): must be more than 0"],
+    "algo.kl.coef=-1": ["must be at least 0"],
+    "algo.loss.clip_low=2": ["algo.loss.clip_low=2.0", "at most 1"],
+    "algo.loss.kind=clp": ["algo.loss.kind=clp (command line)", "Did you mean clip?", "sequence_clip"],
+    "algo.kl.estimator=k4": ["There are: abs, k1, k2, k3."],
+    "algo.advantage.estimator=gea": ["Did you mean gae?"],
+    "policy.optim.schedule=cosin": ["Did you mean cosine?"],
+    "policy.optim.name=adam": ["Did you mean adamw?"],
+    "engine.name=vlm": ["Did you mean vllm?"],
+    "strategy.name=deepsped": ["Did you mean deepspeed?"],
+    "tracking.name=wanb": ["Did you mean wandb?"],
+    "engine.dtype=bfloat": ["Did you mean bfloat16"],
+    "engine.memory_fraction=1.5": ["engine.memory_fraction=1.5", "more than 0 and at most 1"],
+    "engine.memory_fraction=0": ["more than 0 and at most 1"],
+    "steps=0": ["steps=0 (command line): must be at least 1"],
+    "policy.samples_per_update=100": [
+        "policy.samples_per_update=100 (command line)",
+        "16 prompts_per_step x 8 samples_per_prompt = 128 responses",
+        "Set it to 32 or 64 or 128.",
+    ],
+    "critic.samples_per_update=7": ["critic.samples_per_update=7", "Set it to 2 or 4 or 8."],
+    "rollout.max_response_tokens=500": ["16 max_prompt_tokens + 500 = 516 tokens", "reads 512", "at most 496"],
+    "rollout.min_response_tokens=9": ["is more than max_response_tokens=8"],
+    "algo.kl.controller=adaptive algo.kl.coef=0": ["it would stay 0"],
+    "data=jsonl": ["data.path: no source of prompts", "Set data.path to a file or the id of a dataset."],
+    "data=jsonl data.path=/not/there.jsonl": [
+        "data.path=/not/there.jsonl (command line): does not exist",
+        "folder /not",
+    ],
+    "data=jsonl data.path=org/set data.label_column=null": ["reward.rule", "compares with a label"],
+    "data.template=none": ["has no {prompt}"],
+    "data=gsm8k": ["data.chat=True", "model=tiny has no template"],
+    "model.path=./not-there": ["model.path=./not-there (command line): does not exist"],
+    "reward=function": ["reward.path: must be given", "Add reward.path=VALUE."],
+    "reward=function reward.path=score": ["does not name a function", "file.py:function"],
+    "reward=function reward.path=/not/there.py:f": ["does not exist"],
+    "reward=function reward.path=no_such_module.x:f": ["no module no_such_module.x"],
+    "reward=function reward.path=json.decoder:scanstrin": ["has no function scanstrin", "Did you mean"],
+    "reward=model": ["reward.path: must be given", "Add reward.path=VALUE."],
+    "reward=null": ["reward=null", "choose one: composite, function, model, rule"],
+    "reward=composite reward.parts=null": ["reward.parts"],
+    "cluster.placement.policy.gpus=0-7": ["cluster.placement.policy.gpus=0-7 (command line)", "has no GPU"],
+    "cluster.placement.policy.gpus=all": ["'all' is not a list of GPUs such as 0-7"],
+    "cluster.placement.policy.workers=2": ["strategy.name=single", "the policy has 2 workers", "deepspeed"],
+    "strategy.name=deepspeed cluster.placement.policy.workers=2": ["2 workers with deepspeed", "cluster.backend=local"],
+    "engine.name=vllm cluster.placement.engine.workers=2": ["2 workers with vllm", "cluster.backend=ray"],
+    "cluster.nodes=2": ["cluster.nodes=2", "is one process"],
+    "strategy.offload_optimizer=true": ["needs DeepSpeed"],
+    "engine.sleep=true": ["only vLLM on GPUs"],
+    "engine.tensor_parallel=2": ["engine.name=hf runs on one GPU"],
+    "cluster=cpu engine.tensor_parallel=2": ["has no GPUs to share a model over"],
+    "task=resume": ["run: task=resume needs the folder of a run"],
+    "run=somewhere": ["task=train starts a new run"],
+    "model=llama3-8b": ["cluster.memory_gib=32.0 (", "local.yaml)", "critic 119.7 + policy 119.7"],
+}
+ON_GPUS = {
+    "algo=grpo rollout.samples_per_prompt=1": ["needs at least 2", "rollout.samples_per_prompt=1 (command line)"],
+    "algo=grpo critic.optim.lr=1e-5": ["critic.optim.lr=1e-05 (command line): algo=grpo has no critic", "algo=ppo"],
+    "algo=grpo algo.advantage.lam=0.9": ["is a key of algo=ppo; this run has algo=grpo", "Drop it"],
+    "cluster.placement.policy.gpus=4-11": ["cluster=a100x8 has 1 x 8 GPUs, so no GPU 8, 9, 10, 11", "within 0-7"],
+    "cluster.placement.policy.gpus=7-4": ["the range 7-4 runs backwards"],
+    "cluster.placement.critic.gpus='0,0'": ["names a GPU twice"],
+    "cluster.placement.critic.gpus=0,1": [
+        "several values in one run",
+        "'cluster.placement.critic.gpus=\"0,1\"' for a text",
+    ],
+    "cluster.placement.engine.gpus=null engine.sleep=false": ["the engine has no GPU on a cluster that has them"],
+    "cluster.gpus_per_node=0": ["zero GPUs of type A100-SXM4-80GB"],
+    "engine.tensor_parallel=3": ["does not divide the 32 attention heads", "Set it to 1 or 2 or 4 or 8"],
+    "cluster.placement.engine.gpus=0-5 engine.tensor_parallel=4": ["does not divide the 6 GPUs", "Set it to 1 or 2"],
+    "cluster=a100x16 engine.tensor_parallel=16": ["must stay within a node of 8 GPUs"],
+    "rollout.prompts_per_step=4 policy.samples_per_update=4": ["leaves some of the 8 workers of the policy"],
+    "engine.memory_fraction=0.02": ["is 1.6 of 79.1 GiB", "1.9 GiB of weights", "at least 0.03"],
+    "model=llama3-70b": ["model=llama3-70b does not fit", "critic 131.4 + policy 131.4", "GiB"],
+    "cluster=a100x16 model=llama3-70b": ["It fits with strategy.offload_optimizer=true."],
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES)
+def test_mistake_is_named(problems, typed):
+    check_message(problems(*split(typed)), MISTAKES[typed])
+
+
+@pytest.mark.parametrize("typed", ON_GPUS)
+def test_mistake_on_gpus_is_named(problems, typed):
+    check_message(problems(*BIG, *split(typed)), ON_GPUS[typed])
+
+
+def split(typed: str) -> list[str]:
+    return [typed] if "{" in typed or typed.startswith("a b") else typed.split()
+
+
+def check_message(found, pieces) -> None:
+    text = "\n".join(map(str, found))
+    assert all(problem.rule for problem in found)
+    assert [piece for piece in pieces if piece not in text] == [], text
+    assert "append" not in text and "use +" not in text and "Traceback" not in text
+
+
+def test_all_mistakes_are_reported_at_once(problems):
+    typed = "algo=grpo modell=x steps=abc policy.optim.lr=5 algo.kl.estimator=k9 rollout.samples_per_prompt=1 seed=1,2"
+    keys = {problem.key for problem in problems(*typed.split())}
+    assert keys >= {"modell", "steps", "policy.optim.lr", "algo.kl.estimator", "rollout.samples_per_prompt", "seed"}
+
+
+def test_a_misspelled_option_stands_for_the_nearest_in_the_other_checks(problems):
+    found = problems(
+        "algo=gropo", "algo.advantage.scale=none", "rollout.samples_per_prompt=1", "policy.samples_per_update=16"
+    )
+    assert [problem.key for problem in found] == ["algo", "rollout.samples_per_prompt"]
+
+
+def write(folder, name, text):
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_key_misspelled_in_a_file(problems, tmp_path):
+    text = "defaults:\n  - ppo\n  - _self_\n\nkl:\n  coff: 0.1\nepochs: x\nloss:\n  kind: clpi\n"
+    write(tmp_path, "algo/mine.yaml", text)
+    messages = "\n".join(map(str, problems("algo=mine", config_dir=tmp_path)))
+    where = f"({tmp_path}/algo/mine.yaml)"
+    assert f"algo.kl.coff=0.1 {where}: there is no such key\n    Did you mean algo.kl.coef?" in messages
+    assert f"algo.epochs=x {where}: must be a whole number" in messages
+    assert f"algo.loss.kind=clpi {where}: is not among its choices\n    Did you mean clip?" in messages
+
+
+def test_option_misspelled_in_a_file(problems, tmp_path):
+    write(tmp_path, "experiment/mine.yaml", "# @package _global_\ndefaults:\n  - override /model: llama3-9b\n")
+    (problem,) = problems("experiment=mine", config_dir=tmp_path)
+    assert (problem.key, problem.value, problem.where) == ("model", "llama3-9b", str(tmp_path / "experiment/mine.yaml"))
+    assert "Did you mean llama3-8b" in problem.fix
+
+
+def test_file_that_is_not_yaml(problems, tmp_path):
+    write(tmp_path, "experiment/mine.yaml", "# @package _global_\nsteps: [1\n")
+    (problem,) = problems("experiment=mine", config_dir=tmp_path)
+    assert str(tmp_path / "experiment/mine.yaml") in problem.key and "is not YAML" in problem.says
+
+
+def test_critic_set_in_an_experiment_without_one(problems, tmp_path):
+    text = "# @package _global_\ndefaults:\n  - override /algo: grpo\n  - _self_\ncritic:\n  optim:\n    lr: 1e-5\n"
+    write(tmp_path, "experiment/mine.yaml", text)
+    assert [problem.rule for problem in problems("experiment=mine", config_dir=tmp_path)] == ["unused_critic"]
+    assert problems("algo=grpo") == []  # what model=tiny brings along for algorithms with a critic is no mistake
+
+
+def test_missing_file_suggests_its_neighbour(problems, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text("{}\n")
+    (problem,) = problems("data=jsonl", f"data.path={tmp_path}/promts.jsonl")
+    assert problem.rule == "data_source" and f"Did you mean {tmp_path}/prompts.jsonl?" in str(problem)
+
+
+def test_reward_function_is_read_and_not_run(problems, tmp_path):
+    file = tmp_path / "score.py"
+    file.write_text("raise SystemExit('imported')\ndef score(responses, labels, *, bonus=0): ...\n")
+    assert problems("reward=function", f"reward.path={file}:score", "reward.kwargs.bonus=1") == []
+    (wrong,) = problems("reward=function", f"reward.path={file}:scores")
+    assert "has no function scores" in str(wrong) and "Did you mean score?" in str(wrong)
+    (wrong,) = problems("reward=function", f"reward.path={file}:score", "reward.kwargs.bonnus=1")
+    assert wrong.key == "reward.kwargs.bonnus" and "Did you mean bonus?" in str(wrong)
+
+
+def test_nearest_ignores_case_and_ranks():
+    assert nearest("LLAMA3-8B", ["llama3-70b", "llama3-8b", "tiny"])[0] == "llama3-8b"
+    assert nearest("zzz", ["ppo"]) == []

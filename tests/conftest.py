@@ -1,0 +1,45 @@
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    """`gpu` tests wait for a machine that has one."""
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu:
+            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Folder of a freshly built `builtin:tiny`."""
+    from rlhf_hydra.models.tiny import build_tiny
+
+    return str(build_tiny(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="session")
+def make_run(tiny):
+    """A whole run config on the toy task, in this process: GRPO without KL, and `changes`."""
+    from rlhf_hydra.config import schema
+
+    def make(**changes):
+        parts = {
+            "task": schema.Task(name="train"),
+            "algo": schema.GRPO(name="grpo"),
+            "model": schema.Model("tiny", tiny, context_tokens=512, layers=2, hidden_size=128, heads=4, kv_heads=2),
+            "cluster": schema.Cluster(name="local", backend="local"),
+            "data": schema.ToyData(name="toy"),
+            "reward": schema.RuleReward(name="rule", rule="echo"),
+            "tracking": schema.Tracking(name="none"),
+            "rollout": schema.Rollout(prompts_per_step=4, samples_per_prompt=2, max_response_tokens=6),
+            "policy": schema.Policy(samples_per_update=8, optim=schema.Optim(lr=1e-3)),
+            "critic": schema.Critic(samples_per_update=8, optim=schema.Optim(lr=1e-3)),
+            "steps": 4,
+        }
+        return schema.RunConfig(**{**parts, **changes})
+
+    return make

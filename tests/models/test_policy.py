@@ -1,0 +1,72 @@
+import math
+
+import pytest
+import torch
+
+from rlhf_hydra.models.packed import pack
+from rlhf_hydra.models.policy import PolicyModel, choose
+
+SIZES = [(3, 6), (2, 4), (1, 11), (4, 0)]
+
+
+def test_choice_by_hand():
+    # z = (0, ln 3) at temperature 1: p = (1/4, 3/4), H = ln 4 - 3/4 ln 3.
+    # At temperature 1/2: z = (0, ln 9), p = (1/10, 9/10).
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
+    logprobs, entropy = choose(logits, torch.tensor([0, 1]), 1.0)
+    assert logprobs.tolist() == pytest.approx([math.log(0.25), math.log(0.75)])
+    assert entropy.tolist() == pytest.approx([math.log(4) - 0.75 * math.log(3)] * 2)
+    assert choose(logits, torch.tensor([0, 1]), 0.5)[0].tolist() == pytest.approx([math.log(0.1), math.log(0.9)])
+
+
+def test_extreme_logits_stay_finite():
+    logits = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    logprobs, entropy = choose(logits, torch.tensor([1]), 1.0)
+    assert logprobs.item() == -2e4 and entropy.item() == pytest.approx(0, abs=1e-2)
+    (logprobs + entropy).sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+def gradients(model, batch):
+    packed = pack(batch)
+    logprobs, entropy = model(packed, 0.8)
+    (logprobs * torch.linspace(-1, 1, len(logprobs)) + entropy).mean().backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    return logprobs.detach(), entropy.detach(), found
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 20])
+def test_output_layer_in_chunks_equals_whole(qwen, random_rows, tokens):
+    """21 response tokens, in chunks of 1, 4 (one is left over) and 20."""
+    model, batch = PolicyModel.load(qwen).train(), random_rows(SIZES)
+    whole = gradients(model, batch)
+    model.logits_at_once = tokens * model.lm.config.vocab_size
+    chunked = gradients(model, batch)
+    torch.testing.assert_close(chunked[:2], whole[:2])
+    for name, gradient in whole[2].items():
+        torch.testing.assert_close(chunked[2][name], gradient, atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_only_positions_before_response_tokens_pass_the_output_layer(qwen, random_rows):
+    model, seen = PolicyModel.load(qwen).eval(), []
+    model.lm.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.shape[-2]))
+    model(pack(random_rows(SIZES)), 1.0)
+    assert seen == [6 + 4 + 11]
+
+
+def test_gradient_checkpointing_changes_no_gradient(qwen, random_rows):
+    model, batch = PolicyModel.load(qwen).train(), random_rows(SIZES)
+    plain = gradients(model, batch)
+    model.lm.gradient_checkpointing_enable({"use_reentrant": False})
+    again = gradients(model, batch)
+    for name, gradient in plain[2].items():
+        torch.testing.assert_close(again[2][name], gradient, msg=name)
+
+
+def test_no_response_token_gives_zero_gradients(qwen, random_rows):
+    model = PolicyModel.load(qwen).train()
+    logprobs, entropy = model(pack(random_rows([(4, 0)])), 1.0)
+    assert logprobs.shape == entropy.shape == (0,)
+    (logprobs.sum() + entropy.sum()).backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())

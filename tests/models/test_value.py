@@ -1,0 +1,61 @@
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from rlhf_hydra.models.packed import pack
+from rlhf_hydra.models.value import ValueModel
+
+SIZES = [(3, 6), (3, 6), (1, 11), (4, 0)]
+
+
+def save_classifier(folder, source, labels=1):
+    config = AutoConfig.from_pretrained(source, num_labels=labels)
+    torch.manual_seed(1)
+    AutoModelForSequenceClassification.from_pretrained(source, config=config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "qwen3_moe", "mistral", "gemma2", "phi3"], indirect=True)
+def test_values_equal_those_of_a_padded_forward(family, random_rows):
+    batch = random_rows(SIZES)
+    model = ValueModel.load(family, seed=3).eval()
+    plain = AutoModelForSequenceClassification.from_pretrained(family, num_labels=1, attn_implementation="eager").eval()
+    plain.score.load_state_dict(model.classifier.score.state_dict())
+    packed = pack(batch)
+    attend = torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
+    with torch.no_grad():
+        values = packed.unpack(model(packed))
+        hidden = plain.base_model(input_ids=batch.tokens, attention_mask=attend.long()).last_hidden_state
+        # The state before token t is the output at t - 1.
+        wanted = torch.nn.functional.pad(plain.score(hidden).squeeze(-1)[:, :-1], (1, 0)) * batch.response_mask
+    assert wanted.std() > 0.1
+    torch.testing.assert_close(values, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_new_head_is_drawn_from_the_seed(tiny):
+    """128 numbers of deviation (128 + 1)^-0.5 = 0.088; the deviation of 128 draws is within 20% of it."""
+    heads = [ValueModel.load(tiny, seed=seed).classifier.score.weight for seed in (5, 5, 6)]
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+    assert heads[0].std().item() == pytest.approx(129**-0.5, rel=0.2)
+
+
+def test_a_new_head_leaves_the_random_generator_alone_and_the_body_is_the_models(tiny):
+    bodies = [ValueModel.load(tiny, seed=seed).classifier.model.state_dict() for seed in (1, 2)]
+    assert all(torch.equal(bodies[0][name], bodies[1][name]) for name in bodies[0])
+
+
+def test_a_folder_without_head_needs_a_seed(tiny):
+    with pytest.raises(ValueError, match="no scalar head.*LlamaForCausalLM"):
+        ValueModel.load(tiny)
+
+
+def test_a_head_in_the_folder_is_kept(tiny, tmp_path):
+    folder = save_classifier(tmp_path, tiny)
+    stored = AutoModelForSequenceClassification.from_pretrained(folder).score.weight
+    assert torch.equal(ValueModel.load(folder).classifier.score.weight, stored)
+    assert torch.equal(ValueModel.load(folder, seed=1).classifier.score.weight, stored)
+
+
+def test_several_outputs_are_refused(tiny, tmp_path):
+    with pytest.raises(ValueError, match="3 outputs; a reward model has one"):
+        ValueModel.load(save_classifier(tmp_path, tiny, labels=3))

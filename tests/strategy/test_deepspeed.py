@@ -1,0 +1,185 @@
+"""DeepSpeed with real processes: two ranks over gloo, and one, each through all cases, started once for all tests.
+
+Five rows in micro-batches of at most 16 tokens: each rank accumulates several backward passes, one of them empty.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rlhf_hydra.algos.losses import StepTotals
+from rlhf_hydra.batch import RolloutBatch
+from rlhf_hydra.cluster.roles import shards
+from rlhf_hydra.config.schema import Optim, Policy, Strategy
+from rlhf_hydra.models.tiny import VOCABULARY
+from rlhf_hydra.strategy.base import Rank
+from rlhf_hydra.workers.policy import PolicyWorker
+
+pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
+
+CASES = {
+    "zero0": Strategy(name="deepspeed", zero_stage=0),
+    "zero1": Strategy(name="deepspeed", zero_stage=1),
+    "zero2": Strategy(name="deepspeed", zero_stage=2),
+    "zero3": Strategy(name="deepspeed", zero_stage=3),
+    "offload": Strategy(name="deepspeed", zero_stage=2, offload_optimizer=True),
+    "bfloat16": Strategy(name="deepspeed", zero_stage=2, dtype="bfloat16"),
+}
+FLOAT32 = [name for name in CASES if name != "bfloat16"]
+STEPS, MAX_TOKENS = 3, 16
+
+# A large eps keeps Adam from blowing rounding up: its update is then smooth in the gradient.
+OPTIM = Optim(lr=1e-2, eps=1e-3, weight_decay=0.1, max_grad_norm=0.5, warmup_ratio=0.1)
+
+
+def rows():
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(3, 6), (2, 9), (4, 1), (1, 12), (3, 3)]
+    tokens = [[torch.randint(2, len(VOCABULARY), (n,), generator=generator).tolist() for n in size] for size in sizes]
+    batch = RolloutBatch.from_sequences(*zip(*tokens, strict=True), group=range(len(sizes)))
+    return batch.replace(advantages=torch.randn(batch.tokens.shape, generator=generator) * batch.response_mask)
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def launch(folder, size):
+    script = Path(__file__).with_name("zero_ranks.py")
+    env = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "0",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    command = [sys.executable, str(script), str(folder)]
+    log = (folder / f"log-{size}.txt").open("w")
+    return [
+        subprocess.Popen([*command, str(i), str(size)], env=env, stdout=log, stderr=subprocess.STDOUT)
+        for i in range(size)
+    ]
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return rows()
+
+
+@pytest.fixture(scope="module")
+def runs(make_run):
+    def of(strategy):
+        return make_run(steps=STEPS, strategy=strategy, policy=Policy(optim=OPTIM, samples_per_update=8))
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, batch, runs, tmp_path_factory):
+    """Where both launches have left what they wrote."""
+    folder = tmp_path_factory.mktemp("zero")
+    work = {"model": tiny, "batch": batch, "cases": {name: runs(strategy) for name, strategy in CASES.items()}}
+    torch.save(work, folder / "work.pt")
+    for size in (2, 1):
+        ranks = launch(folder, size)
+        try:
+            codes = [rank.wait(timeout=300) for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+        assert codes == [0] * size, (folder / f"log-{size}.txt").read_text()[-4000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """`trained[case, size]`: what each rank found."""
+    return {
+        (name, size): [torch.load(folder / f"{name}-{size}-{i}.pt") for i in range(size)]
+        for name in CASES
+        for size in (1, 2)
+    }
+
+
+@pytest.fixture(scope="module")
+def single(tiny, batch, runs):
+    """The same three steps in one plain process."""
+    worker = PolicyWorker(runs(Strategy()), tiny, Rank())
+    ((part,), _), totals = shards(batch, 1, MAX_TOKENS), StepTotals.of(batch)
+    start = {name: tensor.clone() for name, tensor in worker.weights()}
+    metrics = [worker.step(part, totals, 0.0) for _ in range(STEPS)]
+    return {"start": start, "metrics": metrics, "weights": dict(worker.weights())}
+
+
+def close(found, wanted, tolerance):
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def moved(weights, start):
+    return max((weights[name] - start[name]).abs().max().item() for name in start)
+
+
+@pytest.mark.parametrize("case", FLOAT32)
+@pytest.mark.parametrize("size", [1, 2])
+def test_equals_one_plain_process(trained, single, case, size):
+    assert moved(single["weights"], single["start"]) > 1e-3
+    close(trained[case, size][0]["weights"], single["weights"], 1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_are_whole_and_equal_on_all_ranks(trained, single, case):
+    first, second = trained[case, 2]
+    close(first["weights"], second["weights"], 0)
+    assert {n: t.shape for n, t in first["weights"].items()} == {n: t.shape for n, t in single["weights"].items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("size", [1, 2])
+def test_goes_on_exactly_after_save_and_load(trained, case, size):
+    for rank in trained[case, size]:
+        close(rank["resumed"], rank["weights"], 0)
+
+
+@pytest.mark.parametrize("case", FLOAT32)
+@pytest.mark.parametrize("size", [1, 2])
+def test_metrics_of_the_ranks_add_up(trained, single, case, size):
+    for step, wanted in enumerate(single["metrics"]):
+        ranks = [rank["metrics"][step] for rank in trained[case, size]]
+        for name, value in wanted.items():
+            shared = name in ("policy/lr", "policy/grad_norm")
+            found = ranks[0][name] if shared else sum(rank[name] for rank in ranks)
+            assert found == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_bfloat16_learns_about_the_same(trained, single, size):
+    """8 bits of mantissa: within 2^-7 of each weight's size, and it has moved."""
+    weights = {name: tensor.float() for name, tensor in trained["bfloat16", size][0]["weights"].items()}
+    assert moved(weights, single["start"]) > 1e-3
+    close(weights, single["weights"], 2e-2)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_exports_a_model_that_transformers_loads(folder, trained, case):
+    model = AutoModelForCausalLM.from_pretrained(folder / f"{case}-2-model", dtype=torch.float32)
+    close(dict(model.named_parameters()), trained[case, 2][0]["weights"], 1e-2 if case == "bfloat16" else 0)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_reference_says_what_the_policy_said_at_first(trained, case, size):
+    for rank in trained[case, size]:
+        close({"": rank["reference"]}, {"": rank["before"]}, 0)
+        assert rank["before"].abs().max() > 1
