@@ -24,6 +24,7 @@ from rlhf_hydra.config.compose import Composer, is_free, to_run
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, foreign
 from rlhf_hydra.config.help import help_text
 from rlhf_hydra.config.resolve import resolve
+from rlhf_hydra.config.saved import save_run_yaml
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.store import find_conf_dir
 from rlhf_hydra.config.summary import summary
@@ -104,14 +105,21 @@ def job(cfg: DictConfig) -> None:
     run = resolve(to_run(cfg))
     run.freeze()
     settings = HydraConfig.get()
+    begin(run, Path(settings.runtime.output_dir), command(settings.overrides.task))
+
+
+def begin(run: RunConfig, folder: Path, words: list[str], resume: bool = False) -> None:
+    """Write down what is run, and run it."""
+    save_run_yaml(run, folder / "run.yaml")
     from rlhf_hydra.driver import train
 
-    train(run, Path(settings.runtime.output_dir), command(settings.overrides.task))
+    train(run, folder, words, resume=resume)
 
 
 def command(overrides: Sequence[str]) -> list[str]:
     """What repeats this run."""
     folder = get_args_parser().parse_intermixed_args().config_dir
+    overrides = [line.removeprefix("++") for line in overrides]
     return ["python", "-m", "rlhf_hydra", *(["--config-dir", folder] if folder else []), *overrides]
 
 
@@ -171,9 +179,7 @@ def resume(args: Namespace) -> None:
     folder = Path(given["run"])
     run = checked_resume(folder, [line for line in args.overrides if line.partition("=")[0] not in ("task", "run")])
     log_to(folder)
-    from rlhf_hydra.driver import train
-
-    train(run, folder, command(args.overrides), resume=True)
+    begin(run, folder, command(args.overrides), resume=True)
 
 
 def log_to(folder: Path) -> None:

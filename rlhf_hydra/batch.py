@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from dataclasses import replace as dataclass_replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,15 +54,21 @@ class RolloutBatch:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
-    def replace(self, **changes: Tensor | None) -> "RolloutBatch":
+    def replace(self, **changes: Any) -> "RolloutBatch":
         return dataclass_replace(self, **changes)
 
     def __getitem__(self, rows: Tensor | Sequence[int] | slice) -> "RolloutBatch":
         """The batch of these rows, cut to the longest of them."""
         index = rows if isinstance(rows, slice | Tensor) else torch.as_tensor(rows, dtype=torch.long)
-        picked = {f.name: None if (v := getattr(self, f.name)) is None else v[index] for f in fields(self)}
-        width = int(picked["lengths"].max()) if len(picked["lengths"]) else 0
-        return RolloutBatch(**{k: v[:, :width] if v is not None and v.dim() == 2 else v for k, v in picked.items()})
+        lengths = self.lengths[index]
+        width = int(lengths.max()) if len(lengths) else 0
+
+        def pick(value: Tensor | None) -> Any:
+            if value is None:
+                return None
+            return value[index, :width] if value.dim() == 2 else value[index]
+
+        return RolloutBatch(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
 
     def split(self, size: int) -> list["RolloutBatch"]:
         """Consecutive batches of `size` rows; the last may be smaller."""
@@ -72,20 +79,23 @@ class RolloutBatch:
         """The rows of all `batches`, padded to the longest. A field must be set in all of them or in none."""
         width = max(b.tokens.shape[1] for b in batches)
 
-        def join(name: str) -> Tensor | None:
+        def join(name: str) -> Any:
             parts = [getattr(b, name) for b in batches]
             missing = sum(p is None for p in parts)
             if missing:
                 if missing < len(parts):
-                    raise ValueError(f"RolloutBatch.cat: `{name}` is set in {len(parts) - missing} of {len(parts)} batches")
+                    raise ValueError(
+                        f"RolloutBatch.cat: `{name}` is set in {len(parts) - missing} of {len(parts)} batches"
+                    )
                 return None
             return torch.cat([_widen(p, width) if p.dim() == 2 else p for p in parts])
 
         return RolloutBatch(**{f.name: join(f.name) for f in fields(RolloutBatch)})
 
     def to(self, device: torch.device | str) -> "RolloutBatch":
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return RolloutBatch(**{k: None if v is None else v.to(device, non_blocking=True) for k, v in values.items()})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: None if v is None else v.to(device, non_blocking=True) for k, v in values.items()}
+        return RolloutBatch(**moved)
 
     def only(self, *names: str) -> "RolloutBatch":
         """Without the optional fields that are not named: what a worker does not read need not travel."""

@@ -36,8 +36,12 @@ def train(run: RunConfig, folder: Path, command: Sequence[str], resume: bool = F
         tracker.note(str(report))
 
         algorithm = build_algorithm(run.algo, run.rollout)
-        prompts, kl, rewards = PromptStream(rows, run.seed), KLController(run.algo.kl), RewardNormalizer(run.algo.shaping)
-        parts = {"prompts": prompts, "kl": kl, "rewards": rewards}
+        prompts, kl, rewards = (
+            PromptStream(rows, run.seed),
+            KLController(run.algo.kl),
+            RewardNormalizer(run.algo.shaping),
+        )
+        parts: dict[str, checkpoint.Stateful] = {"prompts": prompts, "kl": kl, "rewards": rewards}
         with (
             start_crew(run, algorithm, model) as crew,
             checkpoint.Keeper(folder, run.checkpoint, run.steps, crew, parts, tracker.note) as keeper,

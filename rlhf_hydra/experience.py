@@ -64,9 +64,9 @@ def evaluate(
     scored = scores.get()
     batch = batch.replace(
         rewards=torch.tensor(scored.total, dtype=torch.float32),
-        ref_logprobs=ref and ref.get(),
-        values=values and values.get(),
-        old_logprobs=old and old.get(),
+        ref_logprobs=ref.get() if ref else None,
+        values=values.get() if values else None,
+        old_logprobs=old.get() if old else None,
     )
     return batch, {f"reward/{name}": fmean(part) for name, part in scored.parts.items()}
 

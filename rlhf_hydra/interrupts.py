@@ -44,9 +44,9 @@ class Interrupts:
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        self.check()
-        self.is_allowed = True
+        self.is_allowed = True  # before the check, so that no signal falls between the two
         try:
+            self.check()
             yield
         finally:
             self.is_allowed = False

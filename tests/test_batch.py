@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from rlhf_hydra.batch import RolloutBatch
 
 ROWS = st.lists(
-    st.tuples(st.lists(st.integers(1, 99), max_size=5), st.lists(st.integers(1, 99), max_size=5)), min_size=1, max_size=6
+    st.tuples(st.lists(st.integers(1, 99), max_size=5), st.lists(st.integers(1, 99), max_size=5)),
+    min_size=1,
+    max_size=6,
 )
 
 

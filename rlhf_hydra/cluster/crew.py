@@ -1,11 +1,10 @@
 """All roles of a run: who is there, where they sit, and how they are started, saved and sent home."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rlhf_hydra.algos.table import Algorithm
 from rlhf_hydra.cluster.group import Factory, Group, LocalGroup
@@ -55,7 +54,9 @@ def start_crew(run: RunConfig, algorithm: Algorithm, folder: str) -> Iterator[Cr
     factories = recipes(run, algorithm, folder)
     if run.cluster.backend == "local":
         seats = layout(run)
-        groups: dict[str, Group] = {role: LocalGroup(role, make, seats[role].workers) for role, make in factories.items()}
+        groups: dict[str, Group] = {
+            role: LocalGroup(role, make, seats[role].workers) for role, make in factories.items()
+        }
         try:
             yield assemble(run, groups)
         finally:
@@ -101,29 +102,19 @@ def assemble(run: RunConfig, groups: dict[str, Group]) -> Crew:
 
 def overlap(seats: dict[str, RoleLayout], one: str, other: str) -> bool:
     """Whether two roles sit on a GPU together."""
-    gpus = [{gpu for worker in seats[role].gpus for gpu in worker} for role in (one, other)]
-    return bool(gpus[0] & gpus[1])
+    return bool(set(seats[one].all_gpus) & set(seats[other].all_gpus))
 
 
 @contextmanager
 def ray_groups(run: RunConfig, factories: dict[str, Factory]) -> Iterator[dict[str, Group]]:
     """All roles as actors of one placement group; they load side by side."""
-    from rlhf_hydra.cluster.ray_group import Bundles, RayGroup, connect, disconnect
+    from rlhf_hydra.cluster.ray_group import Bundles, RayGroup, connected
 
-    connect(run)
-    bundles: Bundles | None = None
-    groups: dict[str, Any] = {}
-    try:
-        bundles = Bundles(run)
-        seats: dict[str, RoleLayout] = layout(run)
+    with connected(run), closing(Bundles(run)) as bundles, ExitStack() as started:
+        groups: dict[str, RayGroup] = {}
         for role, make in factories.items():
-            groups[role] = RayGroup(role, make, seats[role], bundles)
+            groups[role] = RayGroup(role, make, layout(run)[role], bundles)
+            started.callback(groups[role].close)
         for group in groups.values():
             group.ready.get()
-        yield groups
-    finally:
-        for group in groups.values():
-            group.close()
-        if bundles is not None:
-            bundles.close()
-        disconnect()
+        yield dict(groups)

@@ -35,7 +35,7 @@ def gpus_here() -> int:
 
 def gpus_asked(run: RunConfig) -> dict[str, set[int]]:
     """Cluster-wide GPU numbers of each role of the run."""
-    return {role: {gpu for worker in seat.gpus for gpu in worker} for role, seat in layout(run).items()}
+    return {role: set(seat.all_gpus) for role, seat in layout(run).items()}
 
 
 def require(run: RunConfig, gpus_per_node: list[int], where: str) -> None:

@@ -4,7 +4,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import ray
@@ -79,7 +79,9 @@ class RayGroup:
         host, port = ray.get(self.actors[0].address.remote())
         env = {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
         ranks = [Rank(i, self.size) for i in range(self.size)]
-        self.ready = Future(role, "start", [a.start.remote(factory, r, env) for a, r in zip(self.actors, ranks, strict=True)])
+        self.ready = Future(
+            role, "start", [a.start.remote(factory, r, env) for a, r in zip(self.actors, ranks, strict=True)]
+        )
 
     def all(self, method: str, *args: Any) -> Pending:
         return self.each(method, [args] * self.size)
@@ -105,7 +107,7 @@ class Bundles:
 
     def __init__(self, run: RunConfig) -> None:
         self.run, self.seats = run, layout(run)
-        self.gpus = sorted({gpu for seat in self.seats.values() for worker in seat.gpus for gpu in worker})
+        self.gpus = sorted({gpu for seat in self.seats.values() for gpu in seat.all_gpus})
         self.on_cpu = [(role, i) for role, s in self.seats.items() for i in range(s.workers) if not s.gpus[i]]
         share = run.cluster.cpus_per_worker
         wanted = [{"GPU": 1.0, "CPU": share} for _ in self.gpus] + [{"CPU": share} for _ in self.on_cpu]
@@ -120,7 +122,9 @@ class Bundles:
         if asked > total:
             raise NotEnough(
                 f"{len(wanted)} workers need {asked:g} CPUs, the Ray cluster has {total:g}; lower cluster.cpus_per_worker",
-                comparison(self.run, gpus_asked(self.run), int(ray.cluster_resources().get("GPU", 0)), "the Ray cluster"),
+                comparison(
+                    self.run, gpus_asked(self.run), int(ray.cluster_resources().get("GPU", 0)), "the Ray cluster"
+                ),
             )
         group = ray.util.placement_group(wanted, strategy="PACK")
         if not group.wait(self.run.cluster.start_timeout_s):
@@ -134,43 +138,79 @@ class Bundles:
         return group
 
     def actor(self, role: str, rank: int) -> Any:
+        """The process of one worker, on its seat."""
         gpus = self.seats[role].gpus[rank]
-        bundle = self.order[self.gpus.index(gpus[0])] if gpus else len(self.gpus) + self.on_cpu.index((role, rank))
-        residents = sum(gpus[0] in worker for s in self.seats.values() for worker in s.gpus) if gpus else 1
-        env = dict(QUIET) if gpus else QUIET | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-        return (
-            ray.remote(Actor)
-            .options(
-                num_cpus=self.run.cluster.cpus_per_worker / residents,
-                num_gpus=1 / residents if gpus else 0,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle),
-                runtime_env={"env_vars": env},
-                max_concurrency=1,
-            )
-            .remote()
-        )
+        residents = sum(gpus[0] in seat.all_gpus for seat in self.seats.values()) if gpus else 1
+        options = {
+            "num_cpus": self.run.cluster.cpus_per_worker / residents,
+            "num_gpus": 1 / residents if gpus else 0,
+            "scheduling_strategy": self._seat(role, rank),
+            "runtime_env": {"env_vars": self._environment(role, gpus)},
+        }
+        return ray.remote(Actor).options(**options).remote()
+
+    def _seat(self, role: str, rank: int) -> PlacementGroupSchedulingStrategy:
+        gpus = self.seats[role].gpus[rank]
+        bundle = self._bundle(gpus[0]) if gpus else len(self.gpus) + self.on_cpu.index((role, rank))
+        return PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle)
+
+    def _bundle(self, gpu: int) -> int:
+        return self.order[self.gpus.index(gpu)]
+
+    def _environment(self, role: str, gpus: tuple[int, ...]) -> dict[str, str]:
+        if not gpus:
+            threads = max(1, (os.cpu_count() or 1) // self.seats[role].workers)
+            return QUIET | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)}
+        if len(gpus) == 1:
+            return QUIET
+        # An actor lives in one bundle, but an engine over several GPUs must see all of them.
+        devices = ray.get([self._device(gpu) for gpu in gpus])
+        return QUIET | {
+            "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+            "CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)),
+        }
+
+    def _device(self, gpu: int) -> Any:
+        """The number by which its node knows this GPU."""
+        seat = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=self._bundle(gpu))
+        return ray.remote(_first_gpu).options(num_cpus=0, num_gpus=0.001, scheduling_strategy=seat).remote()
 
     def close(self) -> None:
         ray.util.remove_placement_group(self.group)
 
 
-def connect(run: RunConfig) -> None:
-    """Enter the configured Ray cluster, or start a private one here; NotEnough if it lacks the GPUs."""
+@contextmanager
+def connected(run: RunConfig) -> Iterator[None]:
+    """In the Ray cluster of this process, else the configured one, else a private one on this machine.
+
+    NotEnough if it lacks the GPUs. What was entered here is left here; a private cluster ends.
+    """
+    if ray.is_initialized():
+        require(run, cluster_gpus(), "the Ray cluster")
+        yield
+        return
     address = run.cluster.address or os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "WARNING", "configure_logging": True}
-    if address:
-        ray.init(address, **options)
-    else:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if not address:
         require(run, [gpus_here()], "this machine")
-        # A path of its own: other clusters on the machine are left alone. Unix sockets allow 107 characters.
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        folder = tempfile.mkdtemp(prefix="rlhf_hydra_ray_", dir="/tmp")
-        ray.init(address="local", include_dashboard=False, _temp_dir=folder, **options)
-    require(run, [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]], "the Ray cluster")
+    with tempfile.TemporaryDirectory(prefix="rlhf_hydra_ray_", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        try:
+            # A folder of its own leaves other clusters alone; a short one, since Unix sockets allow 107 characters.
+            private = {"address": "local", "include_dashboard": False, "_temp_dir": folder}
+            ray.init(**({"address": address} if address else private), **options)
+            require(run, cluster_gpus(), "the Ray cluster")
+            yield
+        finally:
+            ray.shutdown()
 
 
-def disconnect() -> None:
-    ray.shutdown()
+def cluster_gpus() -> list[int]:
+    """GPUs of each living node."""
+    return [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
+
+
+def _first_gpu() -> str:
+    return str(ray.get_gpu_ids()[0])
 
 
 def _reason(error: Exception) -> str:

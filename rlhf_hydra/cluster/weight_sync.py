@@ -50,11 +50,10 @@ def difference(policy: TokenModel, engines: Engines, sequences: list[list[int]])
     heads, tails = [s[:1] for s in sequences], [s[1:] for s in sequences]
     probe = RolloutBatch.from_sequences(heads, tails, group=range(len(sequences)))
     wanted = policy.logprobs(probe, 1.0).get()
-    worst = 0.0
+    gaps = []
     for rows in engines.logprobs(sequences):
         got = torch.zeros_like(wanted)
         for row, values in enumerate(rows):
             got[row, 1 : len(values)] = torch.tensor(values[1:])
-        gap = ((got - wanted).abs() * probe.response_mask).sum() / probe.response_mask.sum().clamp(min=1)
-        worst = max(worst, float(gap))
-    return worst
+        gaps.append(((got - wanted).abs() * probe.response_mask).sum() / probe.response_mask.sum().clamp(min=1))
+    return float(torch.stack(gaps).max())  # NaN if any is: Python's max would pass over it

@@ -21,6 +21,9 @@ from rlhf_hydra.config.schema import RunConfig, Section
 
 COMPARE = {"ge": (ge, "at least"), "gt": (gt, "more than"), "le": (le, "at most"), "lt": (lt, "less than")}
 
+MAY_LACK = ("task", "data", "reward", "tracking")
+"""Sections whose missing values no rule counts with; where another lacks one, the rules wait until it is given."""
+
 
 def checked_run(overrides: Sequence[str] = (), composer: Composer | None = None) -> RunConfig:
     """The run of a command line: composed, its open values set, checked, frozen.
@@ -54,7 +57,7 @@ def check(run: RunConfig, origins: Mapping[str, str] | None = None) -> list[Prob
     """Everything that is wrong with `run`; `origins` says in which file or override a key was set."""
     origins = origins or {}
     found = list(check_values(run))
-    if not any(problem.rule == "missing" and problem.key.split(".")[0] in ("model", "cluster") for problem in found):
+    if not any(problem.rule == "missing" and problem.key.split(".")[0] not in MAY_LACK for problem in found):
         found += [problem for rule in RULES for problem in named(rule, run)]
     found += unused_critic(run, origins)
     return [locate(problem, run, origins) for problem in found]

@@ -119,26 +119,23 @@ class _Layers:
         self.origins: dict[str, str] = {}
         self.schemas: list[str] = []
         self.cfg: DictConfig = OmegaConf.create()
+        self.overrides: list[Override] = []
         parser = OverridesParser.create(config_loader=composer.loader)
-        self.overrides = [parsed for line in overrides if (parsed := self.attempt(parse, parser, line))]
+        for line in overrides:
+            try:
+                self.overrides.append(parse(parser, line))
+            except ConfigError as error:
+                self.problems += error.problems
         self.repo = composer.repository(self.overrides)
         groups = self.repo.get_group_options("", results_filter=None)
         self.groups = [name for name in groups if name not in HIDDEN and self.repo.group_exists(name)]
-
-    def attempt(self, step: Any, *args: Any) -> Any:
-        """`step(*args)`, or None with its problems noted."""
-        try:
-            return step(*args)
-        except ConfigError as error:
-            self.problems += error.problems
-            return None
 
     def compose(self) -> Composed:
         self.find_search_path()
         overrides = [sound for override in self.overrides for sound in self.repair(override)]
         try:
             chosen = create_defaults_list(self.repo, "config", overrides, prepend_hydra=True, skip_missing=False)
-        except (HydraException, yaml.YAMLError) as error:
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
             raise ConfigError([*self.problems, broken_file(error, self.repo)]) from None
         for default in chosen.defaults:
             self.merge(default)
@@ -173,9 +170,8 @@ class _Layers:
         if override.is_hydra_override():
             return None
         if override.is_delete():
-            return Problem(
-                "delete", name, "cannot be taken out of a run", "Set it to another value.", where=COMMAND_LINE
-            )
+            fix = "Set it to another value."
+            return Problem("delete", name, "cannot be taken out of a run", fix, where=COMMAND_LINE)
         if not self.repo.group_exists(name):
             return None
         if override.is_add() and override.package is None:

@@ -124,12 +124,12 @@ def data_template(run: RunConfig) -> Iterator[Problem]:
         )
 
 
-def chat_template(run: RunConfig) -> Iterator[Problem]:
-    if run.data.chat and run.model.path == "builtin:tiny":
-        fix = "Take a chat model, such as model=smollm2-135m, or set data.chat=false."
-        yield Problem(
-            "", "data.chat", f"data={run.data.name} speaks in chat turns, which model=tiny has no template for", fix
-        )
+def letters_only(run: RunConfig) -> Iterator[Problem]:
+    """`builtin:tiny` has no digits in its vocabulary."""
+    for key, part in named_rewards(run):
+        if run.model.path == "builtin:tiny" and isinstance(part, RuleReward) and part.rule == "math":
+            fix = "Take a language model, such as model=smollm2-135m, or other data."
+            yield Problem("", f"{key}.rule", "model=tiny writes letters and can give no number as an answer", fix)
 
 
 def model_folder(run: RunConfig) -> Iterator[Problem]:
@@ -394,7 +394,7 @@ RULES: list[Rule] = [
     response_lengths,
     data_source,
     data_template,
-    chat_template,
+    letters_only,
     model_folder,
     reward_source,
     reward_labels,

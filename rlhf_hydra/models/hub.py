@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def _builtin_tiny() -> Path:
         try:
             aside.rename(folder)
         except OSError:  # another process was first
+            shutil.rmtree(aside)
             if not folder.exists():
                 raise
     return folder

@@ -1,8 +1,8 @@
 """Forward passes without padding: rows are laid end to end, attention stays inside each row.
 
 A packed micro-batch is one row of N = sum of lengths tokens. Registered as an attention implementation of transformers,
-`packed_attention` works with every model that takes its attention from there; others are refused, since their rows would
-see each other, or their scores would be wrong, without an error. Cost is sum(length^2), not N^2.
+`packed_attention` works with every model that takes its attention from there; others are refused, since their rows
+would see each other, or their scores would be wrong, without an error. Cost is sum(length^2), not N^2.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,9 @@ class NotPackable(ValueError):
     """A model that cannot be run packed; the message names its type and the reason."""
 
     def __init__(self, config: Any, reason: str) -> None:
-        super().__init__(f"model.path: models of type `{config.model_type}` cannot be trained without padding: {reason}")
+        super().__init__(
+            f"model.path: models of type `{config.model_type}` cannot be trained without padding: {reason}"
+        )
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,14 @@ def pack(batch: RolloutBatch) -> Packed:
     columns = torch.arange(width, device=batch.tokens.device)
     real = columns < batch.lengths[:, None]
     starts = batch.lengths.cumsum(0) - batch.lengths
-    where = batch.response_mask.nonzero(as_tuple=True)
+    rows, places = batch.response_mask.nonzero(as_tuple=True)
     return Packed(
         input_ids=batch.tokens[real][None],
         position_ids=columns.expand_as(real)[real][None],
         lengths=tuple(batch.lengths.tolist()),
-        before=starts[where[0]] + where[1] - 1,
-        targets=batch.tokens[where],
-        where=where,
+        before=starts[rows] + places - 1,
+        targets=batch.tokens[rows, places],
+        where=(rows, places),
         shape=(len(batch), width),
     )
 
@@ -141,9 +143,9 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], scale: floa
     ends = F.pad(torch.tensor(lengths, device=q.device, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
     q, k, v = (x[0].transpose(0, 1).contiguous() for x in (q, k, v))
     size = (-1, 0) if window is None else (window - 1, 0)
-    out = varlen_attn(
-        q, k, v, ends, ends, max(lengths), max(lengths), scale=scale, window_size=size, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    longest, shared = max(lengths), q.shape[1] != k.shape[1]
+    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=size, enable_gqa=shared)
+    assert isinstance(out, Tensor)  # a tuple only where more is asked for
     return out[None]
 
 

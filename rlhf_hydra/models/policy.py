@@ -1,5 +1,7 @@
 """The policy (and the reference): a causal language model that gives log-probabilities of response tokens."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -20,7 +22,8 @@ class PolicyModel(nn.Module):
 
     def __init__(self, lm: nn.Module, logits_at_once: int = LOGITS_AT_ONCE) -> None:
         super().__init__()
-        self.lm, self.logits_at_once = lm, logits_at_once
+        self.lm: Any = lm
+        self.logits_at_once = logits_at_once
 
     @classmethod
     def load(cls, folder: str, trust_remote_code: bool = False) -> "PolicyModel":
@@ -50,7 +53,7 @@ class PolicyModel(nn.Module):
 
 
 def choose(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """log p(target) and entropy H = logsumexp(z) - sum softmax(z) z, of z = logits / temperature. [M, V] -> [M], [M]."""
+    """log p(target) and entropy H = logsumexp(z) - sum softmax(z) z of z = logits / temperature. [M, V] -> [M], [M]."""
     z = logits.float() / temperature
     normalizer = z.logsumexp(-1)
     logprobs = z.gather(-1, targets[:, None]).squeeze(-1) - normalizer

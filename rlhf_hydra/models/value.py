@@ -1,5 +1,7 @@
 """A language model with a scalar head: critics and reward models, saved as sequence classifiers with one output."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -12,7 +14,7 @@ class ValueModel(nn.Module):
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.classifier: Any = classifier
 
     @classmethod
     def load(cls, folder: str, *, seed: int | None = None, trust_remote_code: bool = False) -> "ValueModel":
@@ -28,7 +30,11 @@ class ValueModel(nn.Module):
             raise ValueError(f"{folder} has {config.num_labels} outputs; a reward model has one")
         config.num_labels = 1
         classifier = AutoModelForSequenceClassification.from_pretrained(
-            folder, config=config, dtype=torch.float32, attn_implementation=ATTENTION, trust_remote_code=trust_remote_code
+            folder,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=ATTENTION,
+            trust_remote_code=trust_remote_code,
         )
         check_packable(classifier)
         if not has_head:

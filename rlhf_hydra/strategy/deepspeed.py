@@ -1,6 +1,7 @@
 """Data parallel with ZeRO, through DeepSpeed; NCCL between GPUs, gloo between CPUs."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ class DeepSpeedTrainer:
     """Expects MASTER_ADDR and MASTER_PORT in the environment when the role has several workers."""
 
     def __init__(self, cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank) -> None:
+        prepare_compiler()
         import deepspeed
 
         self.deepspeed, self.rank = deepspeed, rank
@@ -31,7 +33,7 @@ class DeepSpeedTrainer:
         self.device = self.engine.device
 
     def _optimizer(self, cfg: Strategy, model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
-        options = {"lr": optim.lr, "betas": (optim.beta1, optim.beta2), "eps": optim.eps}
+        options: dict[str, Any] = {"lr": optim.lr, "betas": (optim.beta1, optim.beta2), "eps": optim.eps}
         if cfg.offload_optimizer:
             from deepspeed.ops.adam import DeepSpeedCPUAdam
 
@@ -74,6 +76,14 @@ class DeepSpeedTrainer:
         if path is None:
             raise FileNotFoundError(f"{folder} holds no DeepSpeed state of {self.rank.size} workers")
         self.steps = client["steps"]
+
+
+def prepare_compiler() -> None:
+    """Let DeepSpeed find the operators that setup compiled for this environment, and its ninja."""
+    scripts = str(Path(sys.prefix) / "bin")
+    if scripts not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "")])
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
 
 
 def _join(rank: Rank) -> None:

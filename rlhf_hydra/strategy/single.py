@@ -17,7 +17,9 @@ from rlhf_hydra.strategy.base import Rank, dtype_of, learning_rate, parameter_gr
 class SingleTrainer:
     def __init__(self, cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank) -> None:
         if rank.size > 1 and optim is not None:
-            raise ValueError(f"strategy.name=single trains with one worker, not {rank.size}; take strategy.name=deepspeed")
+            raise ValueError(
+                f"strategy.name=single trains with one worker, not {rank.size}; take strategy.name=deepspeed"
+            )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).requires_grad_(optim is not None)
         self.optim, self.total_steps, self.steps = optim, total_steps, 0

@@ -38,7 +38,7 @@ class CriticWorker:
         return forward_rows(shard, self.trainer.device, compute)
 
     def step(self, shard: Shard, totals: StepTotals) -> dict[str, float]:
-        """One optimizer step on this rank's part of it; metrics are this rank's summands, but for `lr` and `grad_norm`."""
+        """One optimizer step on this rank's rows; metrics are its summands, but for `lr` and `grad_norm`."""
         metrics: dict[str, float] = {}
         count = len(shard.microbatches)
         for i, batch in enumerate(shard):

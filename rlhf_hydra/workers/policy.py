@@ -50,7 +50,7 @@ class PolicyWorker(ReferenceWorker):
         super().__init__(run, folder, rank)
 
     def step(self, shard: Shard, totals: StepTotals, kl_coef: float) -> dict[str, float]:
-        """One optimizer step on this rank's part of it; metrics are this rank's summands, but for `lr` and `grad_norm`."""
+        """One optimizer step on this rank's rows; metrics are its summands, but for `lr` and `grad_norm`."""
         metrics: dict[str, float] = {}
         temperature, count = self.run.rollout.temperature, len(shard.microbatches)
         for i, batch in enumerate(shard):

@@ -11,7 +11,7 @@ from rlhf_hydra.data.packing import partition
 from rlhf_hydra.models.hub import resolve
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.models.value import ValueModel
-from rlhf_hydra.rewards.base import Sample, Scores
+from rlhf_hydra.rewards.base import RewardError, Sample, Scores
 from rlhf_hydra.rewards.build import build
 from rlhf_hydra.strategy.base import Rank, dtype_of
 
@@ -41,9 +41,11 @@ class RewardModel:
 
     def __call__(self, samples: Sequence[Sample]) -> Scores:
         tokens = [s.tokens for s in samples]
-        if not self.shares_tokens:
+        if samples and not self.shares_tokens:
             texts = [s.prompt + s.response for s in samples]
             tokens = [list(t) for t in self.tokenizer(texts, add_special_tokens=False).input_ids]
+        if not all(tokens):
+            raise RewardError(f"{self.name}: row {tokens.index([])} has no text for the reward model to read")
         rows = RolloutBatch.from_sequences(tokens, [[] for _ in tokens], group=[s.group for s in samples])
         scores = torch.zeros(len(samples))
         (bins,) = partition(rows.lengths.tolist(), 1, self.max_tokens)

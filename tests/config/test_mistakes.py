@@ -46,14 +46,21 @@ MISTAKES = {
     "engine.memory_fraction=1.5": ["engine.memory_fraction=1.5", "more than 0 and at most 1"],
     "engine.memory_fraction=0": ["more than 0 and at most 1"],
     "steps=0": ["steps=0 (command line): must be at least 1"],
-    "policy.samples_per_update=100": [
+    "rollout.prompts_per_step=16 rollout.samples_per_prompt=8 policy.samples_per_update=100": [
         "policy.samples_per_update=100 (command line)",
         "16 prompts_per_step x 8 samples_per_prompt = 128 responses",
         "Set it to 32 or 64 or 128.",
     ],
-    "critic.samples_per_update=7": ["critic.samples_per_update=7", "Set it to 2 or 4 or 8."],
-    "rollout.max_response_tokens=500": ["16 max_prompt_tokens + 500 = 516 tokens", "reads 512", "at most 496"],
-    "rollout.min_response_tokens=9": ["is more than max_response_tokens=8"],
+    "rollout.prompts_per_step=16 rollout.samples_per_prompt=8 critic.samples_per_update=7": [
+        "critic.samples_per_update=7",
+        "Set it to 2 or 4 or 8.",
+    ],
+    "rollout.max_prompt_tokens=16 rollout.max_response_tokens=500": [
+        "16 max_prompt_tokens + 500 = 516 tokens",
+        "reads 512",
+        "at most 496",
+    ],
+    "rollout.max_response_tokens=8 rollout.min_response_tokens=9": ["is more than max_response_tokens=8"],
     "algo.kl.controller=adaptive algo.kl.coef=0": ["it would stay 0"],
     "data=jsonl": ["data.path: no source of prompts", "Set data.path to a file or the id of a dataset."],
     "data=jsonl data.path=/not/there.jsonl": [
@@ -62,7 +69,8 @@ MISTAKES = {
     ],
     "data=jsonl data.path=org/set data.label_column=null": ["reward.rule", "compares with a label"],
     "data.template=none": ["has no {prompt}"],
-    "data=gsm8k": ["data.chat=True", "model=tiny has no template"],
+    "data=gsm8k": ["reward.rule=math", "model=tiny writes letters"],
+    "rollout.prompts_per_step=${oc.env:NOT_SET_ANYWHERE} steps=0": ["'NOT_SET_ANYWHERE' not found", "steps=0"],
     "model.path=./not-there": ["model.path=./not-there (command line): does not exist"],
     "reward=function": ["reward.path: must be given", "Add reward.path=VALUE."],
     "reward=function reward.path=score": ["does not name a function", "file.py:function"],
@@ -120,7 +128,7 @@ def test_mistake_on_gpus_is_named(problems, typed):
 
 
 def split(typed: str) -> list[str]:
-    return [typed] if "{" in typed or typed.startswith("a b") else typed.split()
+    return [typed] if ": " in typed or typed.startswith("a b") else typed.split()
 
 
 def check_message(found, pieces) -> None:
@@ -138,7 +146,7 @@ def test_all_mistakes_are_reported_at_once(problems):
 
 def test_a_misspelled_option_stands_for_the_nearest_in_the_other_checks(problems):
     found = problems(
-        "algo=gropo", "algo.advantage.scale=none", "rollout.samples_per_prompt=1", "policy.samples_per_update=16"
+        "algo=gropo", "algo.advantage.scale=none", "rollout.samples_per_prompt=1", "policy.samples_per_update=1"
     )
     assert [problem.key for problem in found] == ["algo", "rollout.samples_per_prompt"]
 

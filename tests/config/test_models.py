@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from rlhf_hydra.config.check import checked_run
 from rlhf_hydra.config.store import find_conf_dir
 
 # What the facts leave open: width of the feed-forward layers, width of a head, biases of q, k and v, norms of q and k,
 # and whether the output shares the embedding's weights.
 REST: dict[str, dict[str, Any]] = {
+    "tiny": dict(ffn=256, head=32),
     "smollm2-135m": dict(ffn=1536, head=64, tied=True),
     "qwen2.5-0.5b": dict(ffn=4864, head=64, tied=True, bias=True),
     "qwen2.5-7b": dict(ffn=18944, head=128, bias=True),
@@ -36,9 +36,4 @@ def test_number_of_parameters(composer, name):
 
 def test_every_model_is_counted():
     names = {file.stem for file in (find_conf_dir() / "model").glob("*.yaml")}
-    assert names - {"tiny"} == set(REST)
-
-
-def test_the_tiny_model_learns_on_one_update_a_step(composer):
-    run = checked_run([], composer)
-    assert run.rollout.prompts_per_step * run.rollout.samples_per_prompt == run.policy.samples_per_update
+    assert names == set(REST)

@@ -66,7 +66,7 @@ def test_resume_changes_single_keys(composer, tmp_path):
         ("policy.optim.lrr=1", ["Did you mean policy.optim.lr?"]),
         ("steps=x", ["steps=x (command line): must be a whole number"]),
         ("policy.optim.lr=9", ["policy.optim.lr=9.0 (command line): must be more than 0 and at most 1"]),
-        ("policy.samples_per_update=3", ["= 128 responses"]),
+        ("policy.samples_per_update=3", ["responses are no multiple of it"]),
     ],
 )
 def test_resume_refuses(composer, tmp_path, typed, pieces):

@@ -39,7 +39,7 @@ def test_rates_rise_then_fall_within_bounds(schedule, total, warmup, floor):
     peak = found.index(max(found))
     assert found[: peak + 1] == sorted(found[: peak + 1])
     assert found[peak:] == sorted(found[peak:], reverse=True)
-    assert 0 < found[0] and max(found) <= 0.5
+    assert found[0] > 0 and max(found) <= 0.5
     assert learning_rate(total + 5, total, optim) >= 0.5 * floor * (1 - 1e-9)
 
 

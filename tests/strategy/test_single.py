@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -97,7 +99,7 @@ def test_half_precision_computes_in_it_and_keeps_float32_weights(dtype):
 def test_float16_leaves_out_a_step_that_overflows_and_lowers_its_scale():
     t = trainer("float16")
     before, scale = snapshot(t), t.scaler.get_scale()
-    assert update(t, scale=1e6)["grad_norm"] == float("inf")
+    assert not math.isfinite(update(t, scale=1e6)["grad_norm"])
     assert same(snapshot(t), before)
     assert t.scaler.get_scale() == scale / 2
 

@@ -1,4 +1,4 @@
-"""One rank of the DeepSpeed tests: `python zero_ranks.py FOLDER RANK SIZE`, with MASTER_ADDR and MASTER_PORT set.
+"""The ranks of the DeepSpeed tests: `python zero_ranks.py FOLDER SIZE`, with MASTER_ADDR and MASTER_PORT set.
 
 FOLDER holds `work.pt`: the model's folder, the run of each case, and the batch. For each case this trains three steps,
 saves before the last one, takes it again from there, and writes what came out to `CASE-SIZE-RANK.pt`.
@@ -48,12 +48,14 @@ def case(name, run, model, batch, rank, folder):
     torch.save(out, folder / f"{name}-{rank.size}-{rank.index}.pt")
 
 
-def main(folder, index, size):
+def main(index, folder, size):
     torch.set_num_threads(1)
     work = torch.load(folder / "work.pt", weights_only=False)
     for name, run in work["cases"].items():
+        print(f"rank {index}: {name}", flush=True)
         case(name, run, work["model"], work["batch"], Rank(index, size), folder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    arguments = Path(sys.argv[1]), int(sys.argv[2])
+    torch.multiprocessing.spawn(main, arguments, nprocs=arguments[1])

@@ -130,11 +130,12 @@ def test_a_response_ends_with_eos_or_is_truncated(engine):
 def test_a_stop_string_ends_a_response_and_stays_in_it(engine, folder):
     decode = AutoTokenizer.from_pretrained(folder).decode
     free = engine.generate(PROMPTS, SEEDS, SAMPLING)
-    stop = decode(free[2].tokens[3:5])
-    stopped = engine.generate(PROMPTS, SEEDS, replace(SAMPLING, stop=("not in there", stop)))[2]
-    end = next(n for n in range(6) if stop in decode(free[2].tokens[:n]))
-    assert stopped.tokens == free[2].tokens[:end]
-    assert stopped.logprobs == pytest.approx(free[2].logprobs[:end], abs=2e-5)
+    row, longest = max(enumerate(free), key=lambda item: len(item[1].tokens))
+    stop = decode(longest.tokens[3:5])
+    stopped = engine.generate(PROMPTS, SEEDS, replace(SAMPLING, stop=("not in there", stop)))[row]
+    end = next(n for n in range(6) if stop in decode(longest.tokens[:n]))
+    assert stopped.tokens == longest.tokens[:end]
+    assert stopped.logprobs == pytest.approx(longest.logprobs[:end], abs=2e-5)
     assert not stopped.truncated
 
 

@@ -1,0 +1,65 @@
+import pytest
+from rich.console import Console
+
+from rlhf_hydra.cluster.hardware import NotEnough, gpus_asked, gpus_here, require
+from rlhf_hydra.config.schema import GPU, PPO, Cluster, Engine, Placement, Seat
+
+
+@pytest.fixture
+def run(make_run):
+    """PPO on 2 nodes of 4: the policy and the critic on 0-3, two engines of two on 4-7."""
+    placement = Placement(policy=Seat(gpus="0-3"), critic=Seat(gpus="0-3"), engine=Seat(gpus="4-7"))
+    cluster = Cluster("big", nodes=2, gpus_per_node=4, gpu=GPU("A100", 80.0), placement=placement)
+    return make_run(algo=PPO(name="ppo"), cluster=cluster, engine=Engine(name="vllm", tensor_parallel=2))
+
+
+def read(table):
+    console = Console(width=120, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.strip("│┃ ").replace("┃", "│").split("│") for line in capture.get().splitlines() if "│" in line]
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+def test_asked_is_what_the_roles_use(run):
+    everything = {"policy": {0, 1, 2, 3}, "critic": {0, 1, 2, 3}, "engine": {4, 5, 6, 7}, "reward": set()}
+    assert gpus_asked(run) == everything
+
+
+@pytest.mark.parametrize("nodes", [[4, 4], [8, 8], [0, 4, 4], [2, 4, 4, 1]])
+def test_enough(run, nodes):
+    require(run, nodes, "the cluster")
+
+
+@pytest.mark.parametrize("nodes", [[], [0], [8], [4, 3], [2, 2, 2, 2]])
+def test_not_enough(run, nodes):
+    """Eight GPUs in one node are not 2 x 4, nor are four nodes of 2."""
+    with pytest.raises(NotEnough, match=rf"cluster=big needs 8 GPUs \(2 x 4\), the cluster has {sum(nodes)}"):
+        require(run, nodes, "the cluster")
+
+
+def test_the_table_shows_asked_against_available(run):
+    with pytest.raises(NotEnough) as error:
+        require(run, [6], "this machine")
+    assert error.value.table.title == "cluster=big on this machine"
+    rows = {row[0]: row[1:] for row in read(error.value.table)}
+    assert rows["policy"] == ["4", "0,1,2,3", "yes"]
+    assert rows["engine"] == ["2", "4,5,6,7", "2 missing"]
+    assert rows["reward"] == ["1", "-", "yes"]
+    assert rows["all"] == ["", "8 x A100", "6"]
+
+
+def test_roles_that_share_gpus_count_once(make_run):
+    seats = Placement(policy=Seat(gpus="0-1"), engine=Seat(gpus="0-1"))
+    run = make_run(cluster=Cluster("pair", gpus_per_node=2, placement=seats))
+    require(run, [2], "this machine")
+
+
+def test_a_run_without_gpus_needs_none(make_run):
+    require(make_run(), [], "this machine")
+
+
+@pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("0", 1), ("2,3", 2), ("GPU-1a,GPU-2b", 2)])
+def test_visible_devices_are_counted(monkeypatch, visible, count):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpus_here() == count

@@ -1,0 +1,106 @@
+"""Reward models; rules, functions and composites are tested in their own room."""
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+
+from rlhf_hydra.config.schema import CompositeReward, ModelReward, RuleReward
+from rlhf_hydra.rewards.base import Sample
+from rlhf_hydra.strategy.base import Rank
+from rlhf_hydra.workers.reward import RewardModel, RewardWorker
+
+TEXTS = [("ab", "abab"), ("c", "ccc"), ("abc", "d"), ("a", "abcdabcdabcd"), ("ab", "abab")]
+
+
+def save_classifier(folder, tiny, labels=1, tokenizer=None):
+    config = AutoConfig.from_pretrained(tiny, num_labels=labels)
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny, config=config)
+    torch.nn.init.normal_(model.score.weight, std=1.0)
+    model.save_pretrained(folder)
+    (tokenizer or AutoTokenizer.from_pretrained(tiny)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny, tmp_path_factory):
+    return save_classifier(tmp_path_factory.mktemp("scorer"), tiny)
+
+
+@pytest.fixture(scope="module")
+def samples(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    return [
+        Sample(prompt, response, group=i, tokens=tokenizer(prompt + response).input_ids)
+        for i, (prompt, response) in enumerate(TEXTS)
+    ]
+
+
+def plain_scores(folder, rows):
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        return [model(torch.tensor([row])).logits.item() for row in rows]
+
+
+@pytest.mark.parametrize("budget", [1, 14, 1000])
+def test_scores_are_those_of_transformers(tiny, scorer, make_run, samples, budget):
+    """In micro-batches of one row, of some, and all at once."""
+    model = RewardModel(ModelReward("rm", path=scorer, tokens_per_microbatch=budget), make_run(), tiny)
+    assert model.shares_tokens
+    scores = model(samples)
+    wanted = plain_scores(scorer, [s.tokens for s in samples])
+    assert scores.total == pytest.approx(wanted, abs=1e-5) and scores.parts == {"rm": scores.total}
+    assert scores.total[0] == pytest.approx(scores.total[4], abs=1e-6) and len({round(s, 3) for s in wanted}) == 4
+
+
+def other_vocabulary():
+    """Letters in another order."""
+    letters = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *reversed("abcdefgh")])}
+    core = Tokenizer(models.WordLevel(letters, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+
+
+def test_another_vocabulary_reads_the_text_again(tiny, make_run, samples, tmp_path):
+    tokenizer = other_vocabulary()
+    folder = save_classifier(tmp_path, tiny, tokenizer=tokenizer)
+    model = RewardModel(ModelReward("rm", path=folder), make_run(), tiny)
+    assert not model.shares_tokens
+    wanted = plain_scores(folder, tokenizer([s.prompt + s.response for s in samples]).input_ids)
+    assert model(samples).total == pytest.approx(wanted, abs=1e-5)
+    assert wanted != pytest.approx(plain_scores(folder, [s.tokens for s in samples]), abs=1e-3)
+
+
+@pytest.mark.parametrize("tokenizer", [None, other_vocabulary()])
+def test_no_samples_have_no_scores(tiny, make_run, tmp_path, tokenizer):
+    folder = save_classifier(tmp_path, tiny, tokenizer=tokenizer)
+    assert RewardModel(ModelReward("rm", path=folder), make_run(), tiny)([]).total == []
+
+
+def test_a_text_without_tokens_is_refused(tiny, make_run, tmp_path):
+    folder = save_classifier(tmp_path, tiny, tokenizer=other_vocabulary())
+    model = RewardModel(ModelReward("rm", path=folder), make_run(), tiny)
+    with pytest.raises(ValueError, match="rm: row 1 has no text"):
+        model([Sample("a", "b"), Sample("", "")])
+
+
+def test_a_language_model_is_no_reward_model(tiny, make_run):
+    with pytest.raises(ValueError, match="no scalar head"):
+        RewardModel(ModelReward("rm", path=tiny), make_run(), tiny)
+
+
+def test_several_outputs_are_refused(tiny, make_run, tmp_path):
+    with pytest.raises(ValueError, match="2 outputs"):
+        RewardModel(ModelReward("rm", path=save_classifier(tmp_path, tiny, labels=2)), make_run(), tiny)
+
+
+def test_the_worker_adds_up_a_model_and_a_rule(tiny, scorer, make_run, samples):
+    parts = {"rm": ModelReward("rm", weight=2.0, path=scorer), "echo": RuleReward("echo", weight=0.5, rule="echo")}
+    worker = RewardWorker(make_run(reward=CompositeReward("both", parts=parts)), tiny, Rank())
+    scores = worker.score(samples)
+    worker.close()
+    model = plain_scores(scorer, [s.tokens for s in samples])
+    assert scores.parts["rm"] == pytest.approx(model, abs=1e-5)
+    wanted = [2.0 * m + 0.5 * e for m, e in zip(model, scores.parts["echo"], strict=True)]
+    assert scores.total == pytest.approx(wanted, abs=1e-4)
