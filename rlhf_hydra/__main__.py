@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf_hydra.config.check import checked_resume, checked_run
 from rlhf_hydra.config.compose import Composer, is_free, to_run
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, foreign
+from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.help import help_text
 from rlhf_hydra.config.resolve import resolve
 from rlhf_hydra.config.saved import save_run_yaml
@@ -111,9 +112,18 @@ def job(cfg: DictConfig) -> None:
 def begin(run: RunConfig, folder: Path, words: list[str], resume: bool = False) -> None:
     """Write down what is run, and run it."""
     save_run_yaml(run, folder / "run.yaml")
-    from rlhf_hydra.driver import train
+    try:
+        from rlhf_hydra.cluster.hardware import preflight
 
-    train(run, folder, words, resume=resume)
+        preflight(run)
+        from rlhf_hydra.driver import train
+
+        train(run, folder, words, resume=resume)
+    except Failure as failure:
+        sys.exit(f"error: {failure}")
+    except ModuleNotFoundError as error:
+        fix = "pip install 'rlhf_hydra[train,ray,deepspeed,vllm]', or `make setup` in a checkout"
+        sys.exit(f"error: {error.name} is needed for this run and is not installed: {fix}")
 
 
 def command(overrides: Sequence[str]) -> list[str]:

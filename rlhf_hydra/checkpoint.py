@@ -6,11 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import Checkpoint
 from rlhf_hydra.interrupts import Stopped
 
 FOLDER = "checkpoints"
 DRIVER = "driver.json"
+
+
+class NoCheckpoint(Failure):
+    """A run cannot go on, since nothing of it was saved."""
 
 
 class Stateful(Protocol):
@@ -96,10 +101,10 @@ def whole(run_folder: Path) -> list[Path]:
 
 
 def latest(run_folder: Path) -> Path:
-    """The newest complete checkpoint. FileNotFoundError if there is none."""
+    """The newest complete checkpoint. NoCheckpoint if there is none."""
     found = whole(run_folder)
     if not found:
-        raise FileNotFoundError(f"{run_folder / FOLDER} holds no complete checkpoint to go on from")
+        raise NoCheckpoint(f"{run_folder / FOLDER} holds no complete checkpoint to go on from")
     return found[-1]
 
 

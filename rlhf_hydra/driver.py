@@ -14,6 +14,7 @@ from rlhf_hydra.algos.shaping import RewardNormalizer
 from rlhf_hydra.algos.table import algorithm as build_algorithm
 from rlhf_hydra.cluster.crew import start_crew
 from rlhf_hydra.cluster.weight_sync import push, verify
+from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.data.prompts import PromptStream, load_prompts
 from rlhf_hydra.interrupts import Interrupts, Stopped
@@ -52,26 +53,25 @@ def train(run: RunConfig, folder: Path, command: Sequence[str], resume: bool = F
 
             for step in range(done + 1, run.steps + 1):
                 clock = Clock()
-                with interrupts.allowed():
-                    asked = prompts.take(run.rollout.prompts_per_step)
-                    batch, samples = experience.sample(crew, asked, tokenizer, run, step)
-                    clock.lap("generate")
-                    batch, scored = experience.evaluate(crew, batch, samples, algorithm, run)
-                    clock.lap("score")
-                batch, credit = algorithm.assign_credit(batch, kl.coef, rewards)
-                learned = learn(crew, batch, run, step, kl.coef)
-                clock.lap("train")
-                push(crew.policy, crew.engine, version=step)
-                probes = [s.tokens for s in samples[:PROBES]]
-                parity = verify(crew.policy, crew.engine, probes, step, run.engine.parity_tolerance)
-                clock.lap("sync")
+                asked = prompts.take(run.rollout.prompts_per_step)
+                batch, samples = experience.sample(crew, asked, tokenizer, run, step)
+                clock.lap("generate")
+                batch, scored = experience.evaluate(crew, batch, samples, algorithm, run)
+                clock.lap("score")
+                with interrupts.held():
+                    batch, credit = algorithm.assign_credit(batch, kl.coef, rewards)
+                    learned = learn(crew, batch, run, step, kl.coef)
+                    clock.lap("train")
+                    push(crew.policy, crew.engine, version=step)
+                    probes = [sample.tokens for sample in samples[:PROBES]]
+                    parity = verify(crew.policy, crew.engine, probes, step, run.engine.parity_tolerance)
+                    clock.lap("sync")
 
-                metrics = {**experience.describe(batch), **scored, **credit, **learned, "engine/parity": parity}
-                tracker.samples(experience.rows(samples, batch), step)
-                tracker.log({**metrics, "kl/coef": kl.coef, **clock.times()}, step)
-                kl.update(metrics.get("policy/kl", 0.0), len(batch))
-                keeper.mark(step)
-                interrupts.check()
+                    metrics = {**experience.describe(batch), **scored, **credit, **learned, "engine/parity": parity}
+                    tracker.samples(experience.rows(samples, batch), step)
+                    tracker.log({**metrics, "kl/coef": kl.coef, **clock.times()}, step)
+                    kl.update(metrics.get("policy/kl", 0.0), len(batch))
+                    keeper.mark(step)
             crew.export(folder.resolve() / "model")
 
 
@@ -85,6 +85,9 @@ def tracked(run: RunConfig, folder: Path, command: Sequence[str], start: Path | 
     except Stopped as stop:
         tracker.finish("stopped", str(stop))
         raise SystemExit(stop.code) from None
+    except Failure as failure:
+        tracker.finish("failed", str(failure))
+        raise SystemExit(1) from None
     except BaseException as error:
         tracker.finish("failed", f"{type(error).__name__}: {error}")
         raise

@@ -16,13 +16,13 @@ class Stopped(Exception):
 
 
 class Interrupts:
-    """While entered, a signal raises `Stopped` inside `allowed()`, where nothing has changed yet, or at `check()`."""
+    """While entered, a signal raises `Stopped`: at once, or at the end of `held()`, where the run's state changes."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __enter__(self) -> "Interrupts":
         self.received = 0
-        self.is_allowed = False
+        self.is_held = False
         self.before: dict[int, Any] = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
         return self
 
@@ -31,22 +31,21 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
-        if self.is_allowed:
-            self.check()
-
-    def check(self) -> None:
         if self.received:
-            self.is_allowed = False
-            raise Stopped(self.received)
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        self.received = number
+        if not self.is_held:
+            raise Stopped(number)
 
     @contextmanager
-    def allowed(self) -> Iterator[None]:
-        self.is_allowed = True  # before the check, so that no signal falls between the two
+    def held(self) -> Iterator[None]:
+        """Signals wait until the block has ended."""
+        self.is_held = True
         try:
-            self.check()
             yield
         finally:
-            self.is_allowed = False
+            self.is_held = False
+        if self.received:
+            raise Stopped(self.received)

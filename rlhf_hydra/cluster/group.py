@@ -8,14 +8,15 @@ Both return at once with a `Pending`, whose `get` waits and gives one result per
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.strategy.base import Rank
 
 Factory = Callable[[Rank], Any]
 """Makes the worker of one rank, e.g. `functools.partial(PolicyWorker, run, folder)`."""
 
 
-class WorkerFailed(RuntimeError):
-    """A worker raised or died; the message names role, rank and method, the cause is chained."""
+class WorkerFailed(Failure):
+    """A worker raised or died; the message names role, rank and method, and shows where."""
 
 
 class Pending(Protocol):

@@ -3,20 +3,24 @@
 import os
 import shutil
 import subprocess
+from io import StringIO
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
+from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.layout import layout
 from rlhf_hydra.config.schema import RunConfig
 
 
-class NotEnough(RuntimeError):
-    """The cluster cannot hold the run; `table` shows asked against available."""
+class NotEnough(Failure):
+    """The cluster cannot hold the run; the message ends in a table of asked against available."""
 
     def __init__(self, message: str, table: Table) -> None:
-        super().__init__(message)
-        self.table = table
+        console = Console(file=StringIO(), width=100)
+        console.print(table)
+        super().__init__(f"{message}\n{console.file.getvalue().rstrip()}")  # type: ignore[attr-defined]
 
 
 def gpus_here() -> int:
@@ -31,6 +35,12 @@ def gpus_here() -> int:
         return 0
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
     return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+
+
+def preflight(run: RunConfig) -> None:
+    """NotEnough, before anything is loaded, where a run that names no Ray cluster asks more than this machine has."""
+    if run.cluster.backend == "ray" and not (run.cluster.address or os.environ.get("RAY_ADDRESS")):
+        require(run, [gpus_here()], "this machine")
 
 
 def gpus_asked(run: RunConfig) -> dict[str, set[int]]:

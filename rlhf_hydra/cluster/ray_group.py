@@ -12,7 +12,8 @@ from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlhf_hydra.cluster.group import Factory, Pending, WorkerFailed, invoke
-from rlhf_hydra.cluster.hardware import NotEnough, comparison, gpus_asked, gpus_here, require
+from rlhf_hydra.cluster.hardware import NotEnough, comparison, gpus_asked, preflight, require
+from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.layout import RoleLayout, layout
 from rlhf_hydra.config.schema import RunConfig
 
@@ -121,7 +122,7 @@ class Bundles:
         total = ray.cluster_resources().get("CPU", 0)
         if asked > total:
             raise NotEnough(
-                f"{len(wanted)} workers need {asked:g} CPUs, the Ray cluster has {total:g}; lower cluster.cpus_per_worker",
+                f"{len(wanted)} workers need {asked:g} CPUs, the cluster has {total:g}; lower cluster.cpus_per_worker",
                 comparison(
                     self.run, gpus_asked(self.run), int(ray.cluster_resources().get("GPU", 0)), "the Ray cluster"
                 ),
@@ -131,8 +132,8 @@ class Bundles:
             ray.util.remove_placement_group(group)
             free = ray.available_resources()
             raise NotEnough(
-                f"{len(wanted)} bundles found no room within cluster.start_timeout_s={self.run.cluster.start_timeout_s:g}: "
-                f"free are {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs",
+                f"{len(wanted)} bundles found no room in {self.run.cluster.start_timeout_s:g} s "
+                f"(cluster.start_timeout_s): free are {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs",
                 comparison(self.run, gpus_asked(self.run), int(free.get("GPU", 0)), "the Ray cluster, free"),
             )
         return group
@@ -191,8 +192,7 @@ def connected(run: RunConfig) -> Iterator[None]:
         return
     address = run.cluster.address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if not address:
-        require(run, [gpus_here()], "this machine")
+    preflight(run)
     with tempfile.TemporaryDirectory(prefix="rlhf_hydra_ray_", dir="/tmp", ignore_cleanup_errors=True) as folder:
         try:
             # A folder of its own leaves other clusters alone; a short one, since Unix sockets allow 107 characters.
@@ -214,6 +214,6 @@ def _first_gpu() -> str:
 
 
 def _reason(error: Exception) -> str:
-    cause = getattr(error, "cause", None) or error
-    text = str(cause).strip()
-    return f"{type(cause).__name__}: {text.splitlines()[-1] if text else ''}"
+    """A failure's own words; of anything else where it happened too."""
+    cause = getattr(error, "cause", None)
+    return str(cause) if isinstance(cause, Failure) else str(error).strip()

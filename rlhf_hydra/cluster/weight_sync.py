@@ -9,11 +9,12 @@ import torch
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.cluster.group import LocalGroup
 from rlhf_hydra.cluster.roles import Engines, TokenModel
+from rlhf_hydra.config.failure import Failure
 
 BUCKET_BYTES = 256 * 2**20
 
 
-class OutOfStep(RuntimeError):
+class OutOfStep(Failure):
     """The engine's weights are not the policy's."""
 
 
@@ -39,8 +40,8 @@ def verify(policy: TokenModel, engines: Engines, sequences: list[list[int]], ver
     if not found <= tolerance:
         raise OutOfStep(
             f"engine and policy differ by {found:.2g} nats a token after weight sync {version} "
-            f"(engine.parity_tolerance={tolerance:g}). Likely causes: engine.dtype is not strategy.dtype; the engine does "
-            "not map this model's parameter names; attention kernels of low precision."
+            f"(engine.parity_tolerance={tolerance:g}). Likely causes: engine.dtype is not "
+            "strategy.dtype; the engine does not map this model's parameter names; attention kernels of low precision."
         )
     return found
 

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import Data, ToyData
 from rlhf_hydra.data import toy
 
@@ -19,7 +20,7 @@ Row = dict[str, Any]
 Rows = Iterator[tuple[int, Row]]
 
 
-class DataError(ValueError):
+class DataError(Failure, ValueError):
     """Data that cannot be used. The message names file, row and column, and the way out."""
 
 

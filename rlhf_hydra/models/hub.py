@@ -6,13 +6,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.models.tiny import build_tiny
 
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """Files of a model; weights as safetensors only, since other formats can run code."""
 
 
-class ModelNotFound(ValueError):
+class ModelNotFound(Failure, ValueError):
     """The model cannot be had; the message names the path and what was tried."""
 
 

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlhf_hydra.config.failure import Failure
 
-class RewardError(ValueError):
+
+class RewardError(Failure, ValueError):
     """A reward that cannot be built or used. The message names it, the row, and the way out."""
 
 
