@@ -37,6 +37,8 @@ SHOWN = 20
 def main() -> None:
     """Exit code 2, with one message that says everything, where the command line or the config is wrong."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads would spin while they wait,
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")  # and starve whatever else runs on the machine
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on, to be translated below
     args = get_args_parser().parse_intermixed_args()
     try:

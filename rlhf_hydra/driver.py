@@ -14,6 +14,7 @@ from rlhf_hydra.algos.shaping import RewardNormalizer
 from rlhf_hydra.algos.table import algorithm as build_algorithm
 from rlhf_hydra.cluster.crew import start_crew
 from rlhf_hydra.cluster.weight_sync import push, verify
+from rlhf_hydra.config.arithmetic import parity_tolerance
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.data.prompts import PromptStream, load_prompts
@@ -42,6 +43,7 @@ def train(run: RunConfig, folder: Path, command: Sequence[str], resume: bool = F
             KLController(run.algo.kl),
             RewardNormalizer(run.algo.shaping),
         )
+        tolerance = parity_tolerance(run)
         parts: dict[str, checkpoint.Stateful] = {"prompts": prompts, "kl": kl, "rewards": rewards}
         with (
             start_crew(run, algorithm, model) as crew,
@@ -49,7 +51,7 @@ def train(run: RunConfig, folder: Path, command: Sequence[str], resume: bool = F
         ):
             done = keeper.resume(start) if start else 0
             push(crew.policy, crew.engine, version=done)
-            verify(crew.policy, crew.engine, [row.tokens for row in rows[:PROBES]], done, run.engine.parity_tolerance)
+            verify(crew.policy, crew.engine, [row.tokens for row in rows[:PROBES]], done, tolerance)
 
             for step in range(done + 1, run.steps + 1):
                 clock = Clock()
@@ -64,7 +66,7 @@ def train(run: RunConfig, folder: Path, command: Sequence[str], resume: bool = F
                     clock.lap("train")
                     push(crew.policy, crew.engine, version=step)
                     probes = [sample.tokens for sample in samples[:PROBES]]
-                    parity = verify(crew.policy, crew.engine, probes, step, run.engine.parity_tolerance)
+                    parity = verify(crew.policy, crew.engine, probes, step, tolerance)
                     clock.lap("sync")
 
                     metrics = {**experience.describe(batch), **scored, **credit, **learned, "engine/parity": parity}

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from rlhf_hydra.algos.table import Algorithm
 from rlhf_hydra.cluster.group import Factory, Group, LocalGroup
 from rlhf_hydra.cluster.roles import Engines, Rewards, TokenModel
@@ -83,7 +85,10 @@ def recipes(run: RunConfig, algorithm: Algorithm, folder: str) -> dict[str, Fact
 
 
 def make_engine(run: RunConfig, folder: str, rank: Rank) -> EngineWorker:
-    return build_engine(folder, run.engine, run.rollout, run.model.context_tokens)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    trust = run.model.trust_remote_code
+    limit = run.model.context_tokens
+    return build_engine(folder, run.engine, run.rollout, limit, device=device, trust_remote_code=trust)
 
 
 def assemble(run: RunConfig, groups: dict[str, Group]) -> Crew:

@@ -1,6 +1,7 @@
 """Workers as Ray actors, all in one placement group of the run: all seats or none."""
 
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -197,11 +198,23 @@ def connected(run: RunConfig) -> Iterator[None]:
         try:
             # A folder of its own leaves other clusters alone; a short one, since Unix sockets allow 107 characters.
             private = {"address": "local", "include_dashboard": False, "_temp_dir": folder}
-            ray.init(**({"address": address} if address else private), **options)
+            with kept_signals():
+                ray.init(**({"address": address} if address else private), **options)
             require(run, cluster_gpus(), "the Ray cluster")
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def kept_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it starts; who listened before goes on listening."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def cluster_gpus() -> list[int]:

@@ -1,4 +1,4 @@
-"""Batch sizes and what follows from them."""
+"""What follows from a run's numbers."""
 
 from rlhf_hydra.config.schema import RunConfig
 
@@ -11,3 +11,9 @@ def samples_per_step(run: RunConfig) -> int:
 def updates_per_step(run: RunConfig, samples_per_update: int) -> int:
     """Optimizer steps of one pass of the loop: epochs * samples / samples_per_update."""
     return run.algo.epochs * (samples_per_step(run) // samples_per_update)
+
+
+def parity_tolerance(run: RunConfig) -> float:
+    """`engine.parity_tolerance`, or what the types of engine and policy allow."""
+    exact = run.engine.dtype == run.strategy.dtype == "float32"
+    return run.engine.parity_tolerance or (0.001 if exact else 0.05)

@@ -341,7 +341,7 @@ class Engine(Section):
     """What samples."""
 
     name: str = choice("hf", "hf", "vllm")
-    """`hf`: transformers' generate. `vllm`: vLLM, in a Ray actor or in this process."""
+    """`hf`: a decode loop over the transformers model. `vllm`: vLLM, in a Ray actor or in this process."""
     tensor_parallel: int = number(1, ge=0)
     """GPUs per engine. 0: the smallest number that fits, chosen before the run starts and recorded in `run.yaml`."""
     memory_fraction: float = number(0.5, gt=0, le=1)
@@ -356,8 +356,9 @@ class Engine(Section):
     """Give the engine's GPU memory back while training; for engines that share GPUs with training roles."""
     dtype: str = choice("float32", "float32", "bfloat16", "float16")
     """Type of the engine's weights."""
-    parity_tolerance: float = number(0.05, gt=0)
-    """After each weight sync, the largest mean |logprob difference| to the policy at which the run goes on."""
+    parity_tolerance: Optional[float] = number(None, gt=0)
+    """After each weight sync, the largest mean |logprob difference| to the policy at which the run goes on.
+    null: 0.001 where engine and strategy compute in float32, 0.05 otherwise."""
 
 
 # --------------------------------------------------------------------------------------------- roles and rollout

@@ -13,6 +13,10 @@ LOGITS_AT_ONCE = 2**28
 """Logits (tokens x vocabulary) that are held at a time; 1 GiB in float32."""
 
 
+SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Settings of models that change the logits after the output layer: theirs are made whole."""
+
+
 class PolicyModel(nn.Module):
     """`forward` gives the log-probability of each response token, and the entropy of the choice.
 
@@ -35,21 +39,38 @@ class PolicyModel(nn.Module):
 
     def forward(self, packed: Packed, temperature: float) -> tuple[Tensor, Tensor]:
         """logprobs [M] (differentiable) and entropy [M], float32, of softmax(logits / temperature)."""
-        config = self.lm.config
-        chunk = max(1, self.logits_at_once // config.vocab_size)
-        scaled = any(getattr(config, key, None) for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
-        if len(packed.targets) <= chunk or scaled:
-            logits = self.lm(**packed.model_inputs(), use_cache=False, logits_to_keep=packed.before).logits[0]
+        inputs = packed.model_inputs()
+        if any(getattr(self.lm.config, key, None) for key in SCALED):
+            logits = self.lm(**inputs, use_cache=False, logits_to_keep=packed.before).logits[0]
             return choose(logits, packed.targets, temperature)
-        hidden = self.lm.base_model(**packed.model_inputs(), use_cache=False).last_hidden_state[0, packed.before]
-        parts = [
-            checkpoint(self._score, h, t, temperature, use_reentrant=False)
-            for h, t in zip(hidden.split(chunk), packed.targets.split(chunk), strict=True)
-        ]
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+        hidden = self.lm.base_model(**inputs, use_cache=False).last_hidden_state[0, packed.before]
+        return self._score(hidden, packed.targets, temperature)
 
     def _score(self, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        return choose(self.lm.get_output_embeddings()(hidden), targets, temperature)
+        """`choose`, in chunks inside of a single call of the output layer.
+
+        Under ZeRO-3 every call is a collective, and the ranks have different numbers of tokens: a call a chunk would
+        leave some of them waiting for ever.
+        """
+        layer = self.lm.get_output_embeddings()
+        project = layer.forward
+        size = max(1, self.logits_at_once // self.lm.config.vocab_size)
+
+        def one(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            return choose(project(hidden), targets, temperature)
+
+        def chunks(hidden: Tensor) -> tuple[Tensor, Tensor]:
+            if len(hidden) <= size:
+                return one(hidden, targets)
+            pairs = zip(hidden.split(size), targets.split(size), strict=True)
+            logprobs, entropy = zip(*[checkpoint(one, h, t, use_reentrant=False) for h, t in pairs], strict=True)
+            return torch.cat(logprobs), torch.cat(entropy)
+
+        layer.forward = chunks
+        try:
+            return layer(hidden)
+        finally:
+            del layer.forward
 
 
 def choose(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -54,10 +54,18 @@ class DeepSpeedTrainer:
         lr = learning_rate(self.steps, self.total_steps, self.optim)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
+        plain = self._plain_norm()
         self.engine.step()
         self.steps += 1
         norm = self.engine.get_global_grad_norm()
-        return {"grad_norm": float("nan") if norm is None else float(norm), "lr": lr}
+        return {"grad_norm": plain if norm is None else float(norm), "lr": lr}
+
+    def _plain_norm(self) -> float:
+        """Where nothing is sharded and torch's optimizer steps, DeepSpeed keeps no norm, and the gradients are here."""
+        if self.engine.zero_optimization_stage() > 0:
+            return float("nan")
+        gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.engine.module.named_parameters():
@@ -105,8 +113,6 @@ def _config(cfg: Strategy, optim: Optim | None) -> dict[str, Any]:
     """A model that is only read is sharded where the trained ones are (stage 3), and whole otherwise."""
     stage = cfg.zero_stage if optim is not None else 3 * (cfg.zero_stage == 3)
     zero: dict[str, Any] = {"stage": stage}
-    if stage == 3:
-        zero |= {"stage3_param_persistence_threshold": "auto", "stage3_prefetch_bucket_size": "auto"}
     if cfg.offload_optimizer and optim is not None:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {

@@ -49,10 +49,19 @@ def test_output_layer_in_chunks_equals_whole(qwen, random_rows, tokens):
 
 
 def test_only_positions_before_response_tokens_pass_the_output_layer(qwen, random_rows):
+    """In one call however many chunks there are: under ZeRO-3 the calls of all ranks must be equally many."""
     model, seen = PolicyModel.load(qwen).eval(), []
-    model.lm.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.shape[-2]))
+    model.lm.lm_head.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[0]))
+    for tokens in (1, 1000):
+        model.logits_at_once = tokens * model.lm.config.vocab_size
+        model(pack(random_rows(SIZES)), 1.0)
+    assert seen == [6 + 4 + 11] * 2
+
+
+def test_the_output_layer_is_itself_again_after_a_forward(qwen, random_rows):
+    model = PolicyModel.load(qwen).eval()
     model(pack(random_rows(SIZES)), 1.0)
-    assert seen == [6 + 4 + 11]
+    assert model.lm.lm_head(torch.ones(1, 32)).shape == (1, 40)
 
 
 def test_gradient_checkpointing_changes_no_gradient(qwen, random_rows):

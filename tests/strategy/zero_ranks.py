@@ -1,7 +1,7 @@
 """The ranks of the DeepSpeed tests: `python zero_ranks.py FOLDER SIZE`, with MASTER_ADDR and MASTER_PORT set.
 
-FOLDER holds `work.pt`: the model's folder, the run of each case, and the batch. For each case this trains three steps,
-saves before the last one, takes it again from there, and writes what came out to `CASE-SIZE-RANK.pt`.
+FOLDER holds `work.pt`: the model's folder, the run of each case by size, and the batch. For each case this trains
+three steps, saves before the last one, takes it again from there, and writes what came out to `CASE-SIZE-RANK.pt`.
 """
 
 import sys
@@ -27,20 +27,25 @@ def weights(worker):
     return {name: tensor.clone() for name, tensor in worker.weights()}
 
 
+def start(kind, run, model, rank):
+    """With the output layer in chunks, of which the ranks have different numbers."""
+    worker = kind(run, model, rank)
+    worker.trainer.engine.module.logits_at_once = 5 * worker.lm.config.vocab_size
+    return worker
+
+
 def case(name, run, model, batch, rank, folder):
-    worker = PolicyWorker(run, model, rank)
-    if name == "zero3":  # the output layer in chunks, whose parameters the backward pass gathers again
-        worker.trainer.engine.module.logits_at_once = 5 * worker.lm.config.vocab_size
+    worker = start(PolicyWorker, run, model, rank)
     parts, _ = shards(batch, rank.size, MAX_TOKENS)
     before = worker.logprobs(parts[rank.index], 1.0)
-    reference = ReferenceWorker(run, model, rank).logprobs(parts[rank.index], 1.0)
+    reference = start(ReferenceWorker, run, model, rank).logprobs(parts[rank.index], 1.0)
     metrics = train(worker, batch, rank, STEPS - 1)
     state = folder / f"{name}-{rank.size}"
     worker.save(state)
     metrics += train(worker, batch, rank, 1)
     straight = weights(worker)
 
-    other = PolicyWorker(run, model, rank)
+    other = start(PolicyWorker, run, model, rank)
     other.load(state)
     train(other, batch, rank, 1)
     out = {"metrics": metrics, "weights": straight, "resumed": weights(other), "before": before, "reference": reference}
@@ -51,11 +56,13 @@ def case(name, run, model, batch, rank, folder):
 def main(index, folder, size):
     torch.set_num_threads(1)
     work = torch.load(folder / "work.pt", weights_only=False)
-    for name, run in work["cases"].items():
-        print(f"rank {index}: {name}", flush=True)
+    for name, run in work["cases"][size].items():
         case(name, run, work["model"], work["batch"], Rank(index, size), folder)
 
 
 if __name__ == "__main__":
-    arguments = Path(sys.argv[1]), int(sys.argv[2])
-    torch.multiprocessing.spawn(main, arguments, nprocs=arguments[1])
+    folder, size = Path(sys.argv[1]), int(sys.argv[2])
+    if size == 1:
+        main(0, folder, size)
+    else:
+        torch.multiprocessing.spawn(main, (folder, size), nprocs=size)

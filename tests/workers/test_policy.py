@@ -69,7 +69,7 @@ def test_a_worker_without_rows_adds_nothing(tiny, make_run, rollout):
 
 def count_forwards(worker):
     calls = []
-    worker.lm.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    worker.lm.base_model.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     return calls
 
 
