@@ -46,7 +46,7 @@ def train(run: RunConfig, folder: Path, command: Sequence[str], resume: bool = F
         tolerance = parity_tolerance(run)
         parts: dict[str, checkpoint.Stateful] = {"prompts": prompts, "kl": kl, "rewards": rewards}
         with (
-            start_crew(run, algorithm, model) as crew,
+            start_crew(run, algorithm, model, tracker.note) as crew,
             checkpoint.Keeper(folder, run.checkpoint, run.steps, crew, parts, tracker.note) as keeper,
         ):
             done = keeper.resume(start) if start else 0

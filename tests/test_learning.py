@@ -29,7 +29,7 @@ class Step:
         rows, _ = load_prompts(run.data, tokenizer, run.rollout.max_prompt_tokens)
         self.algorithm = algorithm(run.algo, run.rollout)
         self.forwards = {}
-        with start_crew(run, self.algorithm, tiny) as crew:
+        with start_crew(run, self.algorithm, tiny, print) as crew:
             push(crew.policy, crew.engine, 0)
             self.roles = {name: getattr(crew, name) for name in ("policy", "reference", "critic")}
             for name, role in self.roles.items():

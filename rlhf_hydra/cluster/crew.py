@@ -1,6 +1,7 @@
 """All roles of a run: who is there, where they sit, and how they are started, saved and sent home."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,9 @@ from rlhf_hydra.workers.critic import CriticWorker
 from rlhf_hydra.workers.engine.base import EngineWorker, build_engine
 from rlhf_hydra.workers.policy import PolicyWorker, ReferenceWorker
 from rlhf_hydra.workers.reward import RewardWorker
+
+Note = Callable[[str], None]
+"""Takes a line for people."""
 
 
 @dataclass
@@ -51,8 +55,8 @@ class Crew:
 
 
 @contextmanager
-def start_crew(run: RunConfig, algorithm: Algorithm, folder: str) -> Iterator[Crew]:
-    """Start all roles, and end them on every way out. `folder`: the policy's model."""
+def start_crew(run: RunConfig, algorithm: Algorithm, folder: str, note: Note) -> Iterator[Crew]:
+    """Start all roles, and end them on every way out. `folder`: the policy's model; `note` hears how far it is."""
     factories = recipes(run, algorithm, folder)
     if run.cluster.backend == "local":
         seats = layout(run)
@@ -65,7 +69,7 @@ def start_crew(run: RunConfig, algorithm: Algorithm, folder: str) -> Iterator[Cr
             for group in groups.values():
                 group.close()
         return
-    with ray_groups(run, factories) as groups:
+    with ray_groups(run, factories, note) as groups:
         yield assemble(run, groups)
 
 
@@ -111,15 +115,17 @@ def overlap(seats: dict[str, RoleLayout], one: str, other: str) -> bool:
 
 
 @contextmanager
-def ray_groups(run: RunConfig, factories: dict[str, Factory]) -> Iterator[dict[str, Group]]:
+def ray_groups(run: RunConfig, factories: dict[str, Factory], note: Note) -> Iterator[dict[str, Group]]:
     """All roles as actors of one placement group; they load side by side."""
     from rlhf_hydra.cluster.ray_group import Bundles, RayGroup, connected
 
     with connected(run), closing(Bundles(run)) as bundles, ExitStack() as started:
-        groups: dict[str, RayGroup] = {}
+        note(f"starting {', '.join(factories)}")
+        start, groups = time.monotonic(), {}
         for role, make in factories.items():
             groups[role] = RayGroup(role, make, layout(run)[role], bundles)
             started.callback(groups[role].close)
-        for group in groups.values():
+        for role, group in groups.items():
             group.ready.get()
+            note(f"{role} ready after {time.monotonic() - start:.0f} s")
         yield dict(groups)

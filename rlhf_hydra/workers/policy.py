@@ -67,10 +67,8 @@ class PolicyWorker(ReferenceWorker):
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter under its Hugging Face name, in the engine's type; all ranks must iterate."""
         dtype = dtype_of(self.run.engine.dtype)
-        tied = self.lm.config.tie_word_embeddings
         for name, tensor in self.trainer.weights():
-            if not (tied and name == "lm.lm_head.weight"):
-                yield name.removeprefix("lm."), tensor.to(dtype)
+            yield name.removeprefix("lm."), tensor.to(dtype)
 
     def weight_buckets(self, max_bytes: int) -> Iterator[Bucket]:
         """`weights` on their way to engines in other processes; rank 0 sends, the others only take part."""
