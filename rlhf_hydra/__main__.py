@@ -5,6 +5,7 @@ Nothing that is slow to import is imported before a run has passed its check.
 
 import logging.config
 import os
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -19,13 +20,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf_hydra.cluster.hardware import preflight
 from rlhf_hydra.config.check import checked_resume, checked_run
 from rlhf_hydra.config.compose import Composer, is_free, to_run
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, foreign
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.help import help_text
 from rlhf_hydra.config.resolve import resolve
-from rlhf_hydra.config.saved import save_run_yaml
+from rlhf_hydra.config.saved import save_run_yaml, saved_command
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.store import find_conf_dir
 from rlhf_hydra.config.summary import summary
@@ -47,6 +49,13 @@ def main() -> None:
         sys.exit(complain(error))
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(complain(explain(error, args)))
+    except Failure as failure:
+        sys.exit(f"error: {failure}")
+    except ModuleNotFoundError as error:
+        fix = "pip install 'rlhf_hydra[train,ray,deepspeed,vllm]', or `make setup` in a checkout"
+        sys.exit(f"error: {error.name} is needed for this run and is not installed: {fix}")
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(error: ConfigError) -> int:
@@ -75,8 +84,8 @@ def start(args: Namespace) -> None:
     elif "task=check" in args.overrides:
         report(args, composer)
     else:
-        for _ in checked_runs(args, composer):
-            pass
+        for _, run in list(checked_runs(args, composer)):
+            preflight(run)
         hand_to_hydra(args)
 
 
@@ -111,28 +120,19 @@ def job(cfg: DictConfig) -> None:
     begin(run, Path(settings.runtime.output_dir), command(settings.overrides.task))
 
 
-def begin(run: RunConfig, folder: Path, words: list[str], resume: bool = False) -> None:
+def begin(run: RunConfig, folder: Path, words: str, resume: bool = False) -> None:
     """Write down what is run, and run it."""
-    save_run_yaml(run, folder / "run.yaml")
-    try:
-        from rlhf_hydra.cluster.hardware import preflight
+    save_run_yaml(run, folder / "run.yaml", words)
+    from rlhf_hydra.driver import train
 
-        preflight(run)
-        from rlhf_hydra.driver import train
-
-        train(run, folder, words, resume=resume)
-    except Failure as failure:
-        sys.exit(f"error: {failure}")
-    except ModuleNotFoundError as error:
-        fix = "pip install 'rlhf_hydra[train,ray,deepspeed,vllm]', or `make setup` in a checkout"
-        sys.exit(f"error: {error.name} is needed for this run and is not installed: {fix}")
+    train(run, folder, words, resume=resume)
 
 
-def command(overrides: Sequence[str]) -> list[str]:
+def command(overrides: Sequence[str]) -> str:
     """What repeats this run."""
     folder = get_args_parser().parse_intermixed_args().config_dir
     overrides = [line.removeprefix("++") for line in overrides]
-    return ["python", "-m", "rlhf_hydra", *(["--config-dir", folder] if folder else []), *overrides]
+    return shlex.join(["python", "-m", "rlhf_hydra", *(["--config-dir", folder] if folder else []), *overrides])
 
 
 # ----------------------------------------------------------------------------------------------------- check
@@ -190,8 +190,9 @@ def resume(args: Namespace) -> None:
         raise ConfigError([Problem("resume", "run", "task=resume needs the folder of a run", fix, where=COMMAND_LINE)])
     folder = Path(given["run"])
     run = checked_resume(folder, [line for line in args.overrides if line.partition("=")[0] not in ("task", "run")])
+    preflight(run)
     log_to(folder)
-    begin(run, folder, command(args.overrides), resume=True)
+    begin(run, folder.resolve(), saved_command(folder / "run.yaml"), resume=True)
 
 
 def log_to(folder: Path) -> None:

@@ -1,8 +1,7 @@
 """Online reinforcement learning: one run, read top to bottom."""
 
-import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +27,7 @@ PROBES = 4
 """Sequences whose log-probabilities are compared after each weight sync."""
 
 
-def train(run: RunConfig, folder: Path, command: Sequence[str], resume: bool = False) -> None:
+def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> None:
     """Sample, score, learn, until `run.steps`; whatever is left of the run lies in `folder`."""
     start = checkpoint.latest(folder) if resume else None
     with tracked(run, folder, command, start) as tracker, Interrupts() as interrupts:
@@ -78,10 +77,10 @@ def train(run: RunConfig, folder: Path, command: Sequence[str], resume: bool = F
 
 
 @contextmanager
-def tracked(run: RunConfig, folder: Path, command: Sequence[str], start: Path | None) -> Iterator[Tracker]:
+def tracked(run: RunConfig, folder: Path, command: str, start: Path | None) -> Iterator[Tracker]:
     """The run's tracker, told in the end how it went."""
     first = checkpoint.step_of(start) + 1 if start else None
-    tracker = build_tracker(run, folder, resume_step=first, command=shlex.join(command))
+    tracker = build_tracker(run, folder, resume_step=first, command=command)
     try:
         yield tracker
     except Stopped as stop:

@@ -25,7 +25,7 @@ def compose(*overrides: str) -> RunConfig:
 def run(folder: Path, *overrides: str, resume: bool = False) -> list[dict[str, float]]:
     """Train in this process; the metrics of all steps without times."""
     folder.mkdir(exist_ok=True)
-    train(compose(*overrides), folder, ["python", "-m", "rlhf_hydra", *overrides], resume=resume)
+    train(compose(*overrides), folder, " ".join(["python -m rlhf_hydra", *overrides]), resume=resume)
     return metrics(folder)
 
 

@@ -38,7 +38,6 @@ def checked_run(overrides: Sequence[str] = (), composer: Composer | None = None)
 def checked_resume(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The run that `folder/run.yaml` describes, with `key=value` changes; otherwise as `checked_run`."""
     run = load_run_yaml(folder / "run.yaml", overrides)
-    run.task.name, run.run = "resume", str(folder)
     return accept(run, {line.partition("=")[0]: COMMAND_LINE for line in overrides})
 
 

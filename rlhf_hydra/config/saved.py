@@ -19,11 +19,16 @@ from rlhf_hydra.config.keys import schema_name
 from rlhf_hydra.config.schema import SCHEMAS, RunConfig, Section
 
 
-def save_run_yaml(run: RunConfig, path: Path) -> None:
-    """Write `run`, written aside first and then renamed."""
+def save_run_yaml(run: RunConfig, path: Path, command: str) -> None:
+    """Write `run`, below the command that started it; written aside first and then renamed."""
     aside = path.with_name(f".{path.name}.part")
-    aside.write_text(yaml.safe_dump(plain(run), sort_keys=False, allow_unicode=True, width=120))
+    aside.write_text(f"# {command}\n" + yaml.safe_dump(plain(run), sort_keys=False, allow_unicode=True, width=120))
     aside.replace(path)
+
+
+def saved_command(path: Path) -> str:
+    """The command that started the run."""
+    return path.read_text().splitlines()[0].removeprefix("# ")
 
 
 def load_run_yaml(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

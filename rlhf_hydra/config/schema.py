@@ -546,8 +546,6 @@ class RunConfig(Section):
     """Passes of the loop: sample, score, learn."""
     seed: int = number(42, ge=0)
     """Decides data order, sampling, initial heads: everything that is random."""
-    deterministic: bool = False
-    """Ask torch for deterministic kernels on GPUs too; slower."""
     outputs: str = "outputs"
     """Folder of all runs."""
     run: Optional[str] = None

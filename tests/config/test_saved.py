@@ -25,7 +25,7 @@ RUNS = [
 
 
 def save(run, folder: Path) -> Path:
-    save_run_yaml(run, folder / "run.yaml")
+    save_run_yaml(run, folder / "run.yaml", "python -m rlhf_hydra")
     return folder / "run.yaml"
 
 
