@@ -38,6 +38,8 @@ class RolloutBatch:
     """[B, T] float32: as the engine sampled, at the rollout's temperature."""
     rewards: Tensor | None = None
     """[B] float32: score of the whole response."""
+    greedy_rewards: Tensor | None = None
+    """[B] float32: score of the greedy response to the row's prompt."""
     old_logprobs: Tensor | None = None
     """[B, T] float32: of the policy, before this rollout's first update."""
     ref_logprobs: Tensor | None = None

@@ -1,5 +1,6 @@
 """Online reinforcement learning: one run, read top to bottom."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,15 +9,17 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from rlhf_hydra import checkpoint, experience
+from rlhf_hydra.algos.guards import Watch
 from rlhf_hydra.algos.kl import KLController
 from rlhf_hydra.algos.shaping import RewardNormalizer
 from rlhf_hydra.algos.table import algorithm as build_algorithm
 from rlhf_hydra.cluster.crew import start_crew
-from rlhf_hydra.cluster.weight_sync import push, verify
+from rlhf_hydra.cluster.weight_sync import push, refresh, verify
 from rlhf_hydra.config.arithmetic import parity_tolerance
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.data.prompts import PromptStream, load_prompts
+from rlhf_hydra.dump import Guardian
 from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.learning import learn
 from rlhf_hydra.models.hub import resolve
@@ -37,41 +40,40 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
         tracker.note(str(report))
 
         algorithm = build_algorithm(run.algo, run.rollout)
-        prompts, kl, rewards = (
-            PromptStream(rows, run.seed),
-            KLController(run.algo.kl),
-            RewardNormalizer(run.algo.shaping),
-        )
+        prompts, kl = PromptStream(rows, run.seed), KLController(run.algo.kl)
+        rewards, watch = RewardNormalizer(run.algo.shaping), Watch(run.guard)
         tolerance = parity_tolerance(run)
-        parts: dict[str, checkpoint.Stateful] = {"prompts": prompts, "kl": kl, "rewards": rewards}
+        parts: dict[str, checkpoint.Stateful] = {"prompts": prompts, "kl": kl, "rewards": rewards, "watch": watch}
         with (
             start_crew(run, algorithm, model, tracker.note) as crew,
             checkpoint.Keeper(folder, run.checkpoint, run.steps, crew, parts, tracker.note) as keeper,
         ):
+            guardian = Guardian(watch, run, folder, crew, tracker.note)
             done = keeper.resume(start) if start else 0
             push(crew.policy, crew.engine, version=done)
             verify(crew.policy, crew.engine, [row.tokens for row in rows[:PROBES]], done, tolerance)
 
             for step in range(done + 1, run.steps + 1):
                 clock = Clock()
-                asked = prompts.take(run.rollout.prompts_per_step)
-                batch, samples = experience.sample(crew, asked, tokenizer, run, step)
+                sampled, found = experience.collect(crew, prompts, tokenizer, algorithm, run, step)
                 clock.lap("generate")
-                batch, scored = experience.evaluate(crew, batch, samples, algorithm, run)
+                batch, scored = experience.evaluate(crew, sampled, algorithm, run)
                 clock.lap("score")
                 with interrupts.held():
                     batch, credit = algorithm.assign_credit(batch, kl.coef, rewards)
                     learned = learn(crew, batch, run, step, kl.coef)
                     clock.lap("train")
+                    refresh(crew, run, step)
                     push(crew.policy, crew.engine, version=step)
-                    probes = [sample.tokens for sample in samples[:PROBES]]
+                    probes = [sample.tokens for sample in sampled.samples[:PROBES]]
                     parity = verify(crew.policy, crew.engine, probes, step, tolerance)
                     clock.lap("sync")
 
-                    metrics = {**experience.describe(batch), **scored, **credit, **learned, "engine/parity": parity}
-                    tracker.samples(experience.rows(samples, batch), step)
+                    metrics = experience.describe(batch) | scored | credit | learned | found | {"engine/parity": parity}
+                    tracker.samples(experience.rows(sampled.samples, batch), step)
                     tracker.log({**metrics, "kl/coef": kl.coef, **clock.times()}, step)
-                    kl.update(metrics.get("policy/kl", 0.0), len(batch))
+                    guardian.check(metrics, batch, step, kl.coef)
+                    kl.update(metrics.get("policy/kl", math.nan), len(batch))
                     keeper.mark(step)
             crew.export(folder.resolve() / "model")
 

@@ -15,10 +15,15 @@ POLICY_READS = ("advantages", "old_logprobs", "ref_logprobs", "rollout_logprobs"
 CRITIC_READS = ("values", "returns")
 
 
+SUMMED = ("/skipped",)
+"""Metrics that are counts: added over the updates of a step."""
+
+
 def learn(crew: Crew, batch: RolloutBatch, run: RunConfig, step: int, kl_coef: float) -> dict[str, float]:
     """All epochs and minibatches of critic and policy; the metrics are means over optimizer steps.
 
-    The two learn side by side, unless they share GPUs: then one after the other, to save memory.
+    The two learn side by side, unless they share GPUs: then one after the other, to save memory. In the first
+    `critic.warmup_steps` steps of the run only the critic learns.
     """
     critic: list[Summed] = []
     if crew.critic is not None:
@@ -26,9 +31,13 @@ def learn(crew: Crew, batch: RolloutBatch, run: RunConfig, step: int, kl_coef: f
         critic = [crew.critic.step(minibatch) for minibatch in batches]
         if crew.critic_shares_gpus:
             mean(critic)
-    batches = minibatches(batch.only(*POLICY_READS), run.policy.samples_per_update, run, step)
-    policy = [crew.policy.step(minibatch, kl_coef) for minibatch in batches]
-    return mean(critic) | mean(policy)
+    policy: list[Summed] = []
+    if crew.critic is None or step > run.critic.warmup_steps:
+        for minibatch in minibatches(batch.only(*POLICY_READS), run.policy.samples_per_update, run, step):
+            policy.append(crew.policy.step(minibatch, kl_coef))
+            if run.algo.stop_kl is not None and policy[-1].get()["policy/update_kl"] > run.algo.stop_kl:
+                break
+    return mean(critic) | mean(policy) | {"policy/updates": float(len(policy))}
 
 
 def minibatches(batch: RolloutBatch, size: int, run: RunConfig, step: int) -> Iterator[RolloutBatch]:
@@ -42,6 +51,7 @@ def minibatches(batch: RolloutBatch, size: int, run: RunConfig, step: int) -> It
 
 
 def mean(updates: Sequence[Summed]) -> dict[str, float]:
-    """Waits for them."""
+    """Waits for them. Counts are added."""
     metrics = [update.get() for update in updates]
-    return {name: fmean(m[name] for m in metrics) for name in (metrics[0] if metrics else {})}
+    names = metrics[0] if metrics else {}
+    return {n: (sum if n.endswith(SUMMED) else fmean)([m[n] for m in metrics]) for n in names}

@@ -34,7 +34,8 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(algo, stra
     [
         ["algo=ppo", "algo.kl.controller=adaptive", "algo.epochs=2"],
         ["algo=grpo", "strategy.name=deepspeed"],
-        ["algo=reinforce", "algo.shaping.normalize=running"],
+        ["algo=reinforce", "policy.samples_per_update=16", "algo.shaping.normalize=running"],
+        ["algo=dapo"],
     ],
 )
 def test_a_resumed_run_equals_one_that_never_stopped(options, tmp_path):

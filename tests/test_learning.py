@@ -35,8 +35,9 @@ class Step:
             for name, role in self.roles.items():
                 if role is not None:
                     self._count(name, role.group.workers[0].trainer.model)
-            batch, samples = experience.sample(crew, rows[: run.rollout.prompts_per_step], tokenizer, run, 1)
-            batch, self.scored = experience.evaluate(crew, batch, samples, self.algorithm, run)
+            asked = rows[: run.rollout.prompts_per_step]
+            sampled = experience.sample(crew, asked, tokenizer, self.algorithm, run, 1)
+            batch, self.scored = experience.evaluate(crew, sampled, self.algorithm, run)
             self.batch, self.credit = self.algorithm.assign_credit(batch, run.algo.kl.coef)
             self.learned = learn(crew, self.batch, run, 1, run.algo.kl.coef)
         (part,), _ = shards(self.batch, 1, MAX_TOKENS)

@@ -98,10 +98,12 @@ def _clipped(ratio: Tensor, advantages: Tensor, cfg: PolicyLoss) -> tuple[Tensor
     return -objective, clipped
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> Tensor:
     """Clipped value loss (arXiv 2005.12729): V' = V_old + clip(V - V_old, -c, c);  l = max((V' - G)^2, (V - G)^2) / 2.
 
-    [b, T] each -> [b, T].
+    Without a `clip`: (V - G)^2 / 2. [b, T] each -> [b, T].
     """
+    if clip is None:
+        return (values - returns).square() / 2
     near = old_values + (values - old_values).clamp(-clip, clip)
     return torch.maximum((near - returns).square(), (values - returns).square()) / 2

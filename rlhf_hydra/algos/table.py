@@ -1,5 +1,6 @@
 """name -> Algorithm. The only place that knows an algorithm's parts by their names."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlhf_hydra.algos import losses
-from rlhf_hydra.algos.advantages import gae, group_advantages, reward_to_go, token_rewards
+from rlhf_hydra.algos.advantages import gae, greedy_advantages, group_advantages, reward_to_go, token_rewards
 from rlhf_hydra.algos.correction import correction_weights, importance
 from rlhf_hydra.algos.kl import kl_estimate
 from rlhf_hydra.algos.losses import StepTotals, log_ratio, loss_weights
@@ -29,6 +30,8 @@ class Estimator:
     """(scores [B], batch, cfg) -> scores [B] less what any response to this prompt would have got."""
     credit: Callable[[Tensor, RolloutBatch, Any], tuple[Tensor, Tensor]]
     """(token_rewards [B, T], batch, cfg) -> advantages, returns [B, T]."""
+    needs_greedy: bool = False
+    """Reads `greedy_rewards`."""
 
 
 def _no_baseline(scores: Tensor, batch: RolloutBatch, cfg: Any) -> Tensor:
@@ -37,6 +40,11 @@ def _no_baseline(scores: Tensor, batch: RolloutBatch, cfg: Any) -> Tensor:
 
 def _group_baseline(scores: Tensor, batch: RolloutBatch, cfg: Any) -> Tensor:
     return group_advantages(scores, batch.group, batch.response_mask.any(1), cfg.baseline, cfg.scale)
+
+
+def _greedy_baseline(scores: Tensor, batch: RolloutBatch, cfg: Any) -> Tensor:
+    greedy = computed(batch.greedy_rewards, "greedy_rewards")
+    return greedy_advantages(scores, greedy, batch.response_mask.any(1))
 
 
 def _critic_credit(rewards: Tensor, batch: RolloutBatch, cfg: Any) -> tuple[Tensor, Tensor]:
@@ -57,6 +65,7 @@ ADVANTAGES: dict[str, Estimator] = {
     "gae": Estimator(needs_critic=True, baseline=_no_baseline, credit=_critic_credit),
     "returns": Estimator(needs_critic=False, baseline=_no_baseline, credit=_return_credit),
     "group": Estimator(needs_critic=False, baseline=_group_baseline, credit=_response_credit),
+    "greedy": Estimator(needs_critic=False, baseline=_greedy_baseline, credit=_response_credit, needs_greedy=True),
 }
 
 PolicyLossFunction = Callable[[Tensor, Tensor, Tensor, Tensor, PolicyLoss], tuple[Tensor, Tensor]]
@@ -81,6 +90,10 @@ class Algorithm:
     @property
     def needs_critic(self) -> bool:
         return ADVANTAGES[self.cfg.advantage.estimator].needs_critic
+
+    @property
+    def needs_greedy(self) -> bool:
+        return ADVANTAGES[self.cfg.advantage.estimator].needs_greedy
 
     @property
     def needs_reference(self) -> bool:
@@ -184,7 +197,7 @@ class Algorithm:
         total = (weights * per_token.masked_fill(~mask, 0)).sum()
         return total, {
             "critic/loss": total.detach(),
-            "critic/clip_frac": token_mean((values - old).abs() > cfg.clip, mask, totals),
+            "critic/clip_frac": token_mean((values - old).abs() > (cfg.clip or math.inf), mask, totals),
             "critic/value_mean": token_mean(values, mask, totals),
             "critic/return_mean": token_mean(returns, mask, totals),
         }

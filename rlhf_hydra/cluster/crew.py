@@ -36,8 +36,12 @@ class Crew:
     critic: TokenModel | None = None
     critic_shares_gpus: bool = False
 
+    reference_moves: bool = False
+
     def trained(self) -> dict[str, Group]:
-        roles = {"policy": self.policy, "critic": self.critic}
+        """The roles whose weights change."""
+        moving = self.reference if self.reference_moves else None
+        roles = {"policy": self.policy, "critic": self.critic, "reference": moving}
         return {name: role.group for name, role in roles.items() if role is not None}
 
     def save(self, folder: Path) -> None:
@@ -106,6 +110,7 @@ def assemble(run: RunConfig, groups: dict[str, Group]) -> Crew:
         reference=model("reference", run.policy.tokens_per_microbatch),
         critic=model("critic", run.critic.tokens_per_microbatch),
         critic_shares_gpus="critic" in groups and overlap(layout(run), "critic", "policy"),
+        reference_moves=run.reference.refresh_every > 0 or run.reference.ema is not None,
     )
 
 

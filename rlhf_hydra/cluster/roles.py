@@ -14,7 +14,7 @@ from rlhf_hydra.rewards.base import Sample, Scores
 from rlhf_hydra.workers.base import Shard
 from rlhf_hydra.workers.engine.base import Response, Sampling
 
-NOT_SUMMED = ("/lr", "/grad_norm")
+NOT_SUMMED = ("/lr", "/grad_norm", "/skipped")
 
 
 class Scattered:

@@ -7,9 +7,11 @@ on the same node read in place.
 import torch
 
 from rlhf_hydra.batch import RolloutBatch
+from rlhf_hydra.cluster.crew import Crew
 from rlhf_hydra.cluster.group import LocalGroup
 from rlhf_hydra.cluster.roles import Engines, TokenModel
 from rlhf_hydra.config.failure import Failure
+from rlhf_hydra.config.schema import RunConfig
 
 BUCKET_BYTES = 256 * 2**20
 
@@ -29,6 +31,27 @@ def push(policy: TokenModel, engines: Engines, version: int) -> None:
         for bucket in policy.group.stream("weight_buckets", BUCKET_BYTES):
             engines.group.all("load", bucket).get()
     engines.group.all("finish_update", version).get()
+
+
+def refresh(crew: Crew, run: RunConfig, step: int) -> None:
+    """Let the reference follow the policy, as `reference.*` says, now that `step` is done."""
+    cfg, reference = run.reference, crew.reference
+    if reference is None:
+        return
+    if cfg.ema is not None:
+        follow(crew.policy, reference, cfg.ema)
+    if cfg.refresh_every and step % cfg.refresh_every == 0:
+        follow(crew.policy, reference, 0.0)
+
+
+def follow(policy: TokenModel, reference: TokenModel, keep: float) -> None:
+    """reference <- keep * reference + (1 - keep) * policy."""
+    if isinstance(policy.group, LocalGroup) and isinstance(reference.group, LocalGroup):
+        for worker in reference.group.workers:
+            worker.follow(policy.group.workers[0].weights("float32"), keep)
+        return
+    for bucket in policy.group.stream("weight_buckets", BUCKET_BYTES, "float32"):
+        reference.group.all("follow", bucket, keep).get()
 
 
 def verify(policy: TokenModel, engines: Engines, sequences: list[list[int]], version: int, tolerance: float) -> float:

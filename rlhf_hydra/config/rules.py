@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from rlhf_hydra.config.arithmetic import samples_per_step, updates_per_step
 from rlhf_hydra.config.errors import Problem, nearest, one_of
 from rlhf_hydra.config.layout import TRAINED, RoleLayout, gpu_numbers, layout, reward_parts, roles, seat
 from rlhf_hydra.config.memory import ENGINE_WEIGHTS_SHARE, engine_weights_gib, gpu_floor, host_floor
@@ -19,6 +20,7 @@ from rlhf_hydra.config.resolve import resolve, tensor_parallel_sizes
 from rlhf_hydra.config.schema import (
     CompositeReward,
     FunctionReward,
+    Greedy,
     Group,
     ModelReward,
     RuleReward,
@@ -45,6 +47,103 @@ def adaptive_kl(run: RunConfig) -> Iterator[Problem]:
         yield Problem(
             "", "algo.kl.coef", "the adaptive controller multiplies it, so it would stay 0", "Set it above 0."
         )
+
+
+def kl_as_a_loss(run: RunConfig) -> Iterator[Problem]:
+    kl = run.algo.kl
+    if kl.coef > 0 and kl.where == "loss" and kl.estimator == "k1":
+        says = "k1 as a loss has a gradient that is zero on average, so it holds nothing back"
+        yield Problem("", "algo.kl.estimator", says, "Set it to k2 or k3, or algo.kl.where=reward.")
+
+
+def bounds(run: RunConfig) -> Iterator[Problem]:
+    """Nothing lies between a lower bound and a smaller upper one."""
+    correction, chosen = run.algo.correction, run.algo.filter
+    pairs = [
+        ("algo.correction.weight", correction.weight, correction.weight_low, correction.weight_high),
+        ("algo.correction.mask", correction.mask, correction.mask_low, correction.mask_high),
+    ]
+    for key, used, low, high in pairs:
+        if used != "none" and low > high:
+            yield Problem("", f"{key}_low", f"is more than {key}_high={high:g}", "Lower it.")
+    if chosen.by in ("mean", "std") and chosen.low >= chosen.high:
+        yield Problem("", "algo.filter.low", f"leaves nothing below algo.filter.high={chosen.high:g}", "Lower it.")
+
+
+def plain_policy_gradient(run: RunConfig) -> Iterator[Problem]:
+    """Without a ratio, the second update on a rollout would take its samples for the policy's own."""
+    updates = updates_per_step(run, run.policy.samples_per_update)
+    if run.algo.loss.kind == "reinforce" and updates > 1:
+        says = f"reinforce has no ratio to correct the {updates} updates on one rollout"
+        every = f"policy.samples_per_update={samples_per_step(run)} algo.epochs=1"
+        yield Problem("", "algo.loss.kind", says, f"Set {every}, or take algo.loss.kind=clip.")
+
+
+def one_sample(run: RunConfig) -> Iterator[Problem]:
+    """What compares the responses to one prompt needs at least two."""
+    if run.rollout.samples_per_prompt > 1:
+        return
+    fix = "Set rollout.samples_per_prompt=8, for example."
+    if run.algo.advantage.whiten != "none" and run.algo.advantage.whiten_over == "group":
+        yield Problem("", "algo.advantage.whiten_over", "whitens over groups of one response", fix)
+    if run.algo.filter.by in ("mean", "std"):
+        yield Problem("", "algo.filter.by", "judges a prompt by one response", fix)
+
+
+def filter_function(run: RunConfig) -> Iterator[Problem]:
+    chosen = run.algo.filter
+    if chosen.by != "function":
+        return
+    if chosen.path is None:
+        fix = "Set algo.filter.path=file.py:function, a function of (samples, rewards)."
+        yield Problem("", "algo.filter.path", "algo.filter.by=function needs a function", fix)
+    else:
+        yield from check_function("algo.filter", FunctionReward(path=chosen.path))
+
+
+def greedy_baseline(run: RunConfig) -> Iterator[Problem]:
+    """The greedy response's reward is taken as it comes, and so must be the others'."""
+    shaping, fix = run.algo.shaping, "Turn it off, or take an algorithm with another baseline, such as algo=rloo."
+    used = {
+        "normalize": shaping.normalize != "none",
+        "overlong_share": shaping.overlong_share > 0,
+        "truncated": shaping.truncated is not None,
+        "clip": shaping.clip is not None and shaping.clip_where == "before",
+    }
+    for name in used if isinstance(run.algo.advantage, Greedy) else ():
+        if used[name]:
+            says = "would change the rewards of the samples and not that of the greedy response"
+            yield Problem("", f"algo.shaping.{name}", says, fix)
+
+
+def early_stop(run: RunConfig) -> Iterator[Problem]:
+    if run.algo.stop_kl is not None and updates_per_step(run, run.policy.samples_per_update) == 1:
+        fix = "Drop it, or set algo.epochs or policy.samples_per_update for several."
+        yield Problem("", "algo.stop_kl", "there is one update on each rollout, so nothing to stop", fix)
+
+
+def moving_reference(run: RunConfig) -> Iterator[Problem]:
+    cfg = run.reference
+    if cfg.ema is not None and cfg.refresh_every:
+        yield Problem("", "reference.ema", "and reference.refresh_every are both set", "Keep one of them.")
+    for name, used in (("ema", cfg.ema is not None), ("refresh_every", cfg.refresh_every > 0)):
+        if used and run.algo.kl.coef == 0:
+            says = "algo.kl.coef=0, so there is no reference"
+            yield Problem("", f"reference.{name}", says, "Drop it, or set algo.kl.coef above 0.")
+    if cfg.ema is not None and run.strategy.name == "deepspeed" and run.strategy.dtype != "float32":
+        says = f"its small changes would be rounded away in {run.strategy.dtype}"
+        yield Problem("", "reference.ema", says, "Take reference.refresh_every, or strategy.dtype=float32.")
+
+
+def warm_up(run: RunConfig) -> Iterator[Problem]:
+    if "critic" in roles(run) and run.critic.warmup_steps >= run.steps:
+        yield Problem("", "critic.warmup_steps", f"leaves the policy none of the {run.steps} steps", "Lower it.")
+
+
+def guarded_kl(run: RunConfig) -> Iterator[Problem]:
+    if run.guard.kl_max is not None and run.algo.kl.coef == 0:
+        says = "algo.kl.coef=0, so no KL is measured"
+        yield Problem("", "guard.kl_max", says, "Drop it, or set algo.kl.coef above 0.")
 
 
 def trained(run: RunConfig, role: str) -> Trained:
@@ -388,6 +487,16 @@ def resume(run: RunConfig) -> Iterator[Problem]:
 RULES: list[Rule] = [
     group_baseline,
     adaptive_kl,
+    kl_as_a_loss,
+    bounds,
+    plain_policy_gradient,
+    one_sample,
+    filter_function,
+    greedy_baseline,
+    early_stop,
+    moving_reference,
+    warm_up,
+    guarded_kl,
     batch_divides,
     batch_covers_workers,
     context,

@@ -121,6 +121,13 @@ class Group(Advantage):
 
 
 @dataclass
+class Greedy(Advantage):
+    """Reward of a response against the greedy response to the same prompt (ReMax), without a critic."""
+
+    estimator: str = choice("greedy", "greedy")
+
+
+@dataclass
 class PolicyLoss(Section):
     """The surrogate objective of the policy."""
 
@@ -180,11 +187,28 @@ class Shaping(Section):
 
 
 @dataclass
+class Filter(Section):
+    """Dynamic sampling (DAPO): prompts whose responses teach nothing are replaced by the next prompts."""
+
+    by: str = choice("none", "none", "mean", "std", "function")
+    """What must lie between `low` and `high` (both excluded) for a prompt to be accepted: mean or standard deviation
+    of its rewards. `function`: a function of yours decides."""
+    low: float = 0.0
+    high: float = 1.0
+    path: Optional[str] = None
+    """For `function`: `file.py:function` or `package.module:function`, called as f(samples, rewards) -> bool for each
+    prompt."""
+    max_rounds: int = number(4, ge=1)
+    """Times to sample in one step. What is missing then is filled up with rejected prompts, those with the largest
+    deviation first."""
+
+
+@dataclass
 class ValueLoss(Section):
     """The critic's objective (PPO)."""
 
-    clip: float = number(0.2, gt=0)
-    """New values stay within this distance of the values at rollout time."""
+    clip: Optional[float] = number(0.2, gt=0)
+    """New values stay within this distance of the values at rollout time. null: they are free."""
     aggregation: str = choice("token_mean", "token_mean", "sequence_mean", "sequence_sum")
     """As `algo.loss.aggregation`."""
 
@@ -200,8 +224,11 @@ class Algo(Section):
     kl: KL = part(KL)
     shaping: Shaping = part(Shaping)
     correction: Correction = part(Correction)
+    filter: Filter = part(Filter)
     epochs: int = number(1, ge=1)
     """Passes over one rollout."""
+    stop_kl: Optional[float] = number(None, gt=0)
+    """An update that finds `policy/update_kl` above this is the last one on its rollout. null: off."""
 
 
 @dataclass
@@ -224,6 +251,13 @@ class Reinforce(Algo):
     """Policy gradient on reward-to-go, without a critic and without groups."""
 
     advantage: Returns = part(Returns)
+
+
+@dataclass
+class ReMax(Algo):
+    """Policy gradient against a greedy response (arXiv 2310.10505), without a critic and without groups."""
+
+    advantage: Greedy = part(Greedy)
 
 
 # -------------------------------------------------------------------------------------------------------- model
@@ -405,6 +439,34 @@ class Critic(Trained):
     optim: Optim = part(Optim, lr=9e-6)
     path: Optional[str] = None
     """Start of the critic: a reward model, or any language model. null: the policy's start, with a new head."""
+    warmup_steps: int = number(0, ge=0)
+    """First steps of the run, in which the critic learns and the policy does not."""
+
+
+@dataclass
+class Reference(Section):
+    """What the KL is measured to: the policy's start, unless it follows the policy."""
+
+    refresh_every: int = number(0, ge=0)
+    """Steps after which the reference becomes a copy of the policy, again and again. 0: never."""
+    ema: Optional[float] = number(None, gt=0, lt=1)
+    """After each step, reference <- ema * reference + (1 - ema) * policy. null: off."""
+
+
+@dataclass
+class Guard(Section):
+    """When a run must not just go on. A run that is stopped leaves a dump that replays the step."""
+
+    max_skips: int = number(10, ge=1)
+    """Optimizer steps with a loss or gradient that is not finite are skipped; so many in a row stop the run."""
+    kl_max: Optional[float] = number(None, gt=0)
+    """Largest `policy/kl`. null: no limit."""
+    entropy_min: Optional[float] = number(None, ge=0)
+    """Smallest `policy/entropy`, in nats. null: no limit."""
+    reward_drop: Optional[float] = number(None, gt=0)
+    """How far `reward/mean` may fall below its best step. null: no limit."""
+    action: str = choice("warn", "warn", "stop")
+    """What happens at a limit."""
 
 
 @dataclass
@@ -458,7 +520,7 @@ class ToyData(Data):
     """Letters to repeat: prompt `c`, best response `cccc`. Made by the project, offline."""
 
     rows: int = number(256, ge=1)
-    letters: int = number(16, ge=2, le=26)
+    letters: int = number(8, ge=2, le=26)
     """Chance is about one in `letters`."""
 
 
@@ -540,6 +602,8 @@ class RunConfig(Section):
     engine: Engine = part(Engine)
     policy: Policy = part(Policy)
     critic: Critic = part(Critic)
+    reference: Reference = part(Reference)
+    guard: Guard = part(Guard)
     strategy: Strategy = part(Strategy)
     checkpoint: Checkpoint = part(Checkpoint)
     steps: int = number(100, ge=1)
@@ -556,6 +620,7 @@ SCHEMAS: dict[str, type] = {
     "algo/ppo": PPO,
     "algo/grpo": GRPO,
     "algo/reinforce": Reinforce,
+    "algo/remax": ReMax,
     "model/model": Model,
     "cluster/cluster": Cluster,
     "data/data": Data,

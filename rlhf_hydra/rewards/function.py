@@ -37,12 +37,12 @@ def build(cfg: FunctionReward) -> Scorer:
     return Scorer(score)
 
 
-def load(path: str) -> Callable[..., Any]:
-    """The function that `path` names."""
+def load(path: str, key: str = "reward.path") -> Callable[..., Any]:
+    """The function that `path` names, which stands at `key` in the config."""
     where, colon, name = path.rpartition(":")
     if not (colon and where and name.isidentifier()):
-        raise RewardError(f"reward.path={path!r}: expected `file.py:function` or `package.module:function`")
-    module = _file(Path(where)) if where.endswith(".py") else _module(where)
+        raise RewardError(f"{key}={path!r}: expected `file.py:function` or `package.module:function`")
+    module = _file(Path(where), key) if where.endswith(".py") else _module(where, key)
     function = vars(module).get(name)
     if not callable(function):
         found = [key for key, value in vars(module).items() if inspect.isfunction(value)]
@@ -50,10 +50,10 @@ def load(path: str) -> Callable[..., Any]:
     return function
 
 
-def _file(path: Path) -> ModuleType:
+def _file(path: Path, key: str) -> ModuleType:
     path = path.absolute()
     if not path.is_file():
-        raise RewardError(f"reward.path: there is no file {path}")
+        raise RewardError(f"{key}: there is no file {path}")
     name = f"reward_{path.stem}_{abs(hash(str(path))):x}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # it ends in .py
@@ -62,15 +62,15 @@ def _file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise RewardError(f"reward.path: {path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise RewardError(f"{key}: {path} cannot be imported: {type(error).__name__}: {error}") from error
     return module
 
 
-def _module(name: str) -> ModuleType:
+def _module(name: str, key: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise RewardError(f"reward.path: cannot import {name}: {type(error).__name__}: {error}") from error
+        raise RewardError(f"{key}: cannot import {name}: {type(error).__name__}: {error}") from error
 
 
 def _check_arguments(function: Callable[..., Any], kwargs: dict[str, Any], who: str) -> None:

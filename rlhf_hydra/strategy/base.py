@@ -1,7 +1,7 @@
 """How a model is sharded and stepped: the few verbs that workers use, whoever implements them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,10 +32,16 @@ class Trainer(Protocol):
         """Add the gradients of `loss`, this rank's summand of the step's loss; `last`: no more before `step`."""
 
     def step(self) -> dict[str, float]:
-        """Clip, step, advance the schedule; `grad_norm` before clipping, and `lr`."""
+        """Clip, step, advance the schedule; `grad_norm` before clipping, `lr`, and `skipped`.
+
+        Where the gradient norm over all ranks is not finite, every rank leaves the step out: `skipped` is 1.
+        """
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter, whole. All ranks must iterate."""
+
+    def blend(self, weights: Iterable[tuple[str, Tensor]], keep: float) -> None:
+        """Each named parameter <- keep * itself + (1 - keep) * the tensor. All ranks must call it."""
 
     def save(self, folder: Path) -> None:
         """Weights and optimizer, exactly; all ranks must call it."""
@@ -53,6 +59,11 @@ def build_trainer(cfg: Strategy, model: nn.Module, optim: Optim | None, total_st
     from rlhf_hydra.strategy.single import SingleTrainer
 
     return SingleTrainer(cfg, model, optim, total_steps, rank)
+
+
+def contagious(loss: Tensor) -> Tensor:
+    """`loss`, whose gradients are all NaN where it is not finite itself: so that every rank finds out."""
+    return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
 
 
 def learning_rate(step: int, total_steps: int, optim: Optim) -> float:

@@ -1,8 +1,9 @@
 """Data parallel with ZeRO, through DeepSpeed; NCCL between GPUs, gloo between CPUs."""
 
+import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,14 @@ class DeepSpeedTrainer:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         plain = self._plain_norm()
-        self.engine.step()
         self.steps += 1
+        if self.engine.zero_optimization_stage() == 0 and not math.isfinite(plain):
+            self.engine.zero_grad()
+            return {"grad_norm": plain, "lr": lr, "skipped": 1.0}
+        self.engine.step()  # with sharded states it checks the norm itself
         norm = self.engine.get_global_grad_norm()
-        return {"grad_norm": plain if norm is None else float(norm), "lr": lr}
+        skipped = not self.engine.was_step_applied()
+        return {"grad_norm": plain if norm is None else float(norm), "lr": lr, "skipped": float(skipped)}
 
     def _plain_norm(self) -> float:
         """Where nothing is sharded and torch's optimizer steps, DeepSpeed keeps no norm, and the gradients are here."""
@@ -75,6 +80,16 @@ class DeepSpeedTrainer:
                 yield name, whole
             else:
                 yield name, parameter.detach()
+
+    @torch.no_grad()
+    def blend(self, weights: Iterable[tuple[str, Tensor]], keep: float) -> None:
+        parameters = dict(self.engine.module.named_parameters())
+        for name, tensor in weights:
+            parameter = parameters[name]
+            shared = [parameter] if hasattr(parameter, "ds_id") else []
+            with self.deepspeed.zero.GatheredParameters(shared, modifier_rank=0, enabled=bool(shared)):
+                if not shared or self.rank.index == 0:
+                    parameter.mul_(keep).add_(tensor.to(parameter), alpha=1 - keep)
 
     def save(self, folder: Path) -> None:
         self.engine.save_checkpoint(str(folder), tag=TAG, client_state={"steps": self.steps}, save_latest=False)

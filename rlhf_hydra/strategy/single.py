@@ -3,7 +3,7 @@
 In float16 the loss is scaled up, so that small gradients are not lost; a step whose gradients overflow is left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,23 @@ class SingleTrainer:
         lr = learning_rate(self.steps, self.total_steps, self.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.scaler.step(self.optimizer)
+        finite = bool(norm.isfinite())
+        if finite:
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         self.steps += 1
-        return {"grad_norm": float(norm), "lr": lr}
+        return {"grad_norm": float(norm), "lr": lr, "skipped": float(not finite)}
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.model.named_parameters():
             yield name, parameter.detach()
+
+    @torch.no_grad()
+    def blend(self, weights: Iterable[tuple[str, Tensor]], keep: float) -> None:
+        parameters = dict(self.model.named_parameters())
+        for name, tensor in weights:
+            parameters[name].mul_(keep).add_(tensor.to(parameters[name]), alpha=1 - keep)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.seeds import derive
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.models.value import ValueModel
-from rlhf_hydra.strategy.base import Rank, build_trainer
+from rlhf_hydra.strategy.base import Rank, build_trainer, contagious
 from rlhf_hydra.workers.base import Shard, add, forward_rows
 
 
@@ -38,7 +38,7 @@ class CriticWorker:
         return forward_rows(shard, self.trainer.device, compute)
 
     def step(self, shard: Shard, totals: StepTotals) -> dict[str, float]:
-        """One optimizer step on this rank's rows; metrics are its summands, but for `lr` and `grad_norm`."""
+        """One optimizer step on this rank's rows; metrics are its summands, but for what the trainer says."""
         metrics: dict[str, float] = {}
         count = len(shard.microbatches)
         for i, batch in enumerate(shard):
@@ -46,7 +46,7 @@ class CriticWorker:
             packed = pack(batch)
             values = packed.unpack(self.trainer.forward(packed, train=True))
             loss, summands = self.algorithm.value_loss(values, batch, totals)
-            self.trainer.backward(loss, last=i == count - 1)
+            self.trainer.backward(contagious(loss), last=i == count - 1)
             add(metrics, summands)
         return metrics | {f"critic/{name}": value for name, value in self.trainer.step().items()}
 

@@ -1,19 +1,20 @@
 """The policy, which learns, and the reference, which does not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from rlhf_hydra.algos.losses import StepTotals
 from rlhf_hydra.algos.table import algorithm
 from rlhf_hydra.batch import RolloutBatch
-from rlhf_hydra.config.arithmetic import updates_per_step
+from rlhf_hydra.config.arithmetic import updates_per_step, warmup_steps
 from rlhf_hydra.config.schema import Optim, RunConfig
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.models.policy import PolicyModel
-from rlhf_hydra.strategy.base import Rank, build_trainer, dtype_of
+from rlhf_hydra.strategy.base import Rank, build_trainer, contagious, dtype_of
 from rlhf_hydra.workers.base import Shard, add, forward_rows
 from rlhf_hydra.workers.weights import Bucket, buckets
 
@@ -41,16 +42,31 @@ class ReferenceWorker:
 
         return forward_rows(shard, self.trainer.device, compute)
 
+    def follow(self, weights: Iterable[tuple[str, Tensor]], keep: float) -> None:
+        """Each named parameter <- keep * itself + (1 - keep) * the tensor; all ranks must call it."""
+        self.trainer.blend(((f"lm.{name}", tensor) for name, tensor in weights), keep)
+
+    def save(self, folder: Path) -> None:
+        state = {name.removeprefix("lm."): tensor.cpu().clone() for name, tensor in self.trainer.weights()}
+        if self.rank.index == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(state, folder / "reference.pt")
+
+    def load(self, folder: Path) -> None:
+        state = torch.load(folder / "reference.pt", weights_only=True)
+        self.follow(state.items(), keep=0.0)
+
 
 class PolicyWorker(ReferenceWorker):
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.optim = run.policy.optim
-        self.total_updates = run.steps * updates_per_step(run, run.policy.samples_per_update)
+        steps = max(1, run.steps - warmup_steps(run))
+        self.total_updates = steps * updates_per_step(run, run.policy.samples_per_update)
         self.algorithm = algorithm(run.algo, run.rollout)
         super().__init__(run, folder, rank)
 
     def step(self, shard: Shard, totals: StepTotals, kl_coef: float) -> dict[str, float]:
-        """One optimizer step on this rank's rows; metrics are its summands, but for `lr` and `grad_norm`."""
+        """One optimizer step on this rank's rows; metrics are its summands, but for what the trainer says."""
         metrics: dict[str, float] = {}
         temperature, count = self.run.rollout.temperature, len(shard.microbatches)
         wanted = "gradient" if self.run.algo.loss.entropy_coef > 0 else "value"
@@ -60,19 +76,19 @@ class PolicyWorker(ReferenceWorker):
             outputs = self.trainer.forward(packed, temperature, wanted, train=True)
             logprobs, entropy = map(packed.unpack, outputs)
             loss, summands = self.algorithm.policy_loss(logprobs, entropy, batch, totals, kl_coef)
-            self.trainer.backward(loss, last=i == count - 1)
+            self.trainer.backward(contagious(loss), last=i == count - 1)
             add(metrics, summands)
         return metrics | {f"policy/{name}": value for name, value in self.trainer.step().items()}
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter under its Hugging Face name, in the engine's type; all ranks must iterate."""
-        dtype = dtype_of(self.run.engine.dtype)
+    def weights(self, dtype_name: str | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter under its Hugging Face name, in the engine's type or another; all ranks must iterate."""
+        dtype = dtype_of(dtype_name or self.run.engine.dtype)
         for name, tensor in self.trainer.weights():
             yield name.removeprefix("lm."), tensor.to(dtype)
 
-    def weight_buckets(self, max_bytes: int) -> Iterator[Bucket]:
+    def weight_buckets(self, max_bytes: int, dtype_name: str | None = None) -> Iterator[Bucket]:
         """`weights` on their way to engines in other processes; rank 0 sends, the others only take part."""
-        for bucket in buckets(self.weights(), max_bytes):
+        for bucket in buckets(self.weights(dtype_name), max_bytes):
             if self.rank.index == 0:
                 yield bucket
 

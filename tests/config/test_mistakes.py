@@ -62,6 +62,29 @@ MISTAKES = {
     ],
     "rollout.max_response_tokens=8 rollout.min_response_tokens=9": ["is more than max_response_tokens=8"],
     "algo.kl.controller=adaptive algo.kl.coef=0": ["it would stay 0"],
+    "algo.kl.where=loss": ["algo.kl.estimator=k1", "zero on average", "k2 or k3"],
+    "algo.correction.weight=token algo.correction.weight_low=6": [
+        "weight_low=6.0",
+        "more than algo.correction.weight_high",
+    ],
+    "algo.correction.mask=token algo.correction.mask_low=6": ["algo.correction.mask_low=6.0"],
+    "algo.filter.by=mean algo.filter.low=1": ["algo.filter.low=1.0", "leaves nothing below algo.filter.high=1"],
+    "algo.filter.by=mean rollout.samples_per_prompt=1 policy.samples_per_update=32 critic.samples_per_update=32": [
+        "judges a prompt by one response"
+    ],
+    "algo.advantage.whiten_over=group rollout.samples_per_prompt=1 policy.samples_per_update=32": [
+        "groups of one response"
+    ],
+    "algo.filter.by=function": ["algo.filter.path: algo.filter.by=function needs a function"],
+    "algo.filter.by=function algo.filter.path=json:dump_": ["algo.filter.path", "has no function dump_"],
+    "algo=reinforce algo.epochs=2": ["reinforce has no ratio", "policy.samples_per_update=256 algo.epochs=1"],
+    "algo=remax algo.shaping.truncated=0": ["algo.shaping.truncated=0.0", "greedy response", "algo=rloo"],
+    "algo.stop_kl=0.1 policy.samples_per_update=256": ["one update on each rollout"],
+    "reference.ema=0.9 reference.refresh_every=2": ["Keep one of them."],
+    "algo=dapo reference.refresh_every=2": ["there is no reference"],
+    "reference.ema=0.9 strategy.name=deepspeed strategy.dtype=bfloat16": ["rounded away in bfloat16"],
+    "critic.warmup_steps=40": ["leaves the policy none of the 40 steps"],
+    "algo=dapo guard.kl_max=1": ["guard.kl_max=1.0", "no KL is measured"],
     "data=jsonl": ["data.path: no source of prompts", "Set data.path to a file or the id of a dataset."],
     "data=jsonl data.path=/not/there.jsonl": [
         "data.path=/not/there.jsonl (command line): does not exist",

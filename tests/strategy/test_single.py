@@ -51,7 +51,7 @@ def test_first_step_of_adam_by_hand():
     optim = Optim(lr=0.1, schedule="constant", warmup_ratio=0, weight_decay=0.5, max_grad_norm=0)
     t = SingleTrainer(Strategy(), model, optim, 1, Rank())
     t.backward(3 * t.forward(torch.ones(1, 1), train=True).sum(), last=True)
-    assert t.step() == {"grad_norm": pytest.approx(3.0), "lr": 0.1}
+    assert t.step() == {"grad_norm": pytest.approx(3.0), "lr": 0.1, "skipped": 0.0}
     assert model.weight.item() == pytest.approx(1.8, abs=1e-6)
 
 

@@ -1,7 +1,7 @@
 """What every engine is: prompts in, sampled tokens with their logprobs out, weights replaced in place."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -20,6 +20,11 @@ class Sampling:
     """EOS is barred, and stop strings are ignored, for so many tokens."""
     max_tokens: int = 1024
     stop: tuple[str, ...] = ()
+    greedy: bool = False
+    """Take the likeliest token each time; seeds, top-p and top-k then change nothing."""
+
+    def likeliest(self) -> "Sampling":
+        return replace(self, greedy=True)
 
     @staticmethod
     def from_config(rollout: Rollout) -> "Sampling":

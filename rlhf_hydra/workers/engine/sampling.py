@@ -22,7 +22,9 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling, barred: Sequence[i
     """
     logprobs = (logits.float() / sampling.temperature).log_softmax(-1)
     allowed = logprobs.index_fill(-1, logits.new_tensor(barred, dtype=torch.long), -torch.inf) if barred else logprobs
-    if sampling.top_k or sampling.top_p < 1.0:
+    if sampling.greedy:
+        token = allowed.argmax(-1, keepdim=True)
+    elif sampling.top_k or sampling.top_p < 1.0:
         probs, order = _truncate(allowed, sampling)
         token = order.gather(-1, _inverse_cdf(probs, uniform))
     else:

@@ -58,7 +58,7 @@ class VLLMEngine:
         params = [
             SamplingParams(
                 seed=seed,
-                temperature=1.0,  # `_temper` has divided the logits
+                temperature=0.0 if sampling.greedy else 1.0,  # `_temper` has divided the logits
                 top_p=sampling.top_p,
                 top_k=sampling.top_k,
                 min_tokens=sampling.min_tokens,
