@@ -1,5 +1,6 @@
 """Data parallel with ZeRO, through DeepSpeed; NCCL between GPUs, gloo between CPUs."""
 
+import fcntl
 import math
 import os
 import sys
@@ -20,7 +21,7 @@ class DeepSpeedTrainer:
     """Expects MASTER_ADDR and MASTER_PORT in the environment when the role has several workers."""
 
     def __init__(self, cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank) -> None:
-        prepare_compiler()
+        compile_ops(cfg)
         import deepspeed
 
         self.deepspeed, self.rank = deepspeed, rank
@@ -101,12 +102,27 @@ class DeepSpeedTrainer:
         self.steps = client["steps"]
 
 
-def prepare_compiler() -> None:
-    """Let DeepSpeed find the operators that setup compiled for this environment, and its ninja."""
-    scripts = str(Path(sys.prefix) / "bin")
-    if scripts not in os.environ.get("PATH", "").split(os.pathsep):
-        os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "")])
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+def compile_ops(cfg: Strategy) -> None:
+    """Load the C++ operators that the strategy needs; those that setup has not compiled here are compiled now.
+
+    torch guards a build by a file that stays behind when a process is killed, and for which all others then wait for
+    ever. The kernel releases our lock with the process that holds it; under it any such file is a dead one's.
+    """
+    scripts, folder = Path(sys.prefix) / "bin", Path(sys.prefix) / "torch_extensions"
+    if str(scripts) not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([str(scripts), os.environ.get("PATH", "")])  # where ninja is
+    folder = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(folder)))
+    folder.mkdir(parents=True, exist_ok=True)
+    from deepspeed.accelerator import get_accelerator
+
+    on_cpu = not torch.cuda.is_available()
+    ops = ["ShareMemCommBuilder"] * on_cpu + ["CPUAdamBuilder"] * cfg.offload_optimizer
+    with (folder / "rlhf_hydra.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for dead in folder.glob("*/lock"):
+            dead.unlink()
+        for op in ops:
+            get_accelerator().create_op_builder(op).load(verbose=False)
 
 
 def _join(rank: Rank) -> None:
