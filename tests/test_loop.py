@@ -50,7 +50,14 @@ def test_every_option_improves_and_stays_finite(option, tmp_path):
 
 def test_in_the_warm_up_only_the_critic_learns(tmp_path):
     rows = run(
-        tmp_path, *SMALL, "algo=ppo", "critic.warmup_steps=2", "steps=4", "checkpoint.every=1", "checkpoint.keep=9"
+        tmp_path,
+        *SMALL,
+        "algo=ppo",
+        "critic.warmup_steps=2",
+        "policy.optim.warmup_ratio=0",
+        "steps=4",
+        "checkpoint.every=1",
+        "checkpoint.keep=9",
     )
     assert [row["policy/updates"] for row in rows] == [0, 0, 2, 2]
     assert ["policy/loss" in row for row in rows] == [False, False, True, True]
