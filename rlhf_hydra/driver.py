@@ -12,12 +12,14 @@ from rlhf_hydra import checkpoint, experience
 from rlhf_hydra.algos.kl import KLController
 from rlhf_hydra.algos.shaping import RewardNormalizer
 from rlhf_hydra.algos.table import algorithm as build_algorithm
-from rlhf_hydra.cluster.crew import start_crew
+from rlhf_hydra.checkpoint import Keeper
+from rlhf_hydra.cluster.crew import Crew, start_crew
 from rlhf_hydra.cluster.weight_sync import push, verify
 from rlhf_hydra.config.arithmetic import parity_tolerance
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.data.prompts import PromptStream, load_prompts
+from rlhf_hydra.evaluate import Evaluator
 from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.learning import learn
 from rlhf_hydra.models.hub import resolve
@@ -44,14 +46,16 @@ def train(run: RunConfig, folder: Path, command: Sequence[str], resume: bool = F
             RewardNormalizer(run.algo.shaping),
         )
         tolerance = parity_tolerance(run)
-        parts: dict[str, checkpoint.Stateful] = {"prompts": prompts, "kl": kl, "rewards": rewards}
+        evaluator = Evaluator(run, tokenizer, tracker.note)
+        parts: dict[str, checkpoint.Stateful] = {"prompts": prompts, "kl": kl, "rewards": rewards, "eval": evaluator}
         with (
             start_crew(run, algorithm, model) as crew,
-            checkpoint.Keeper(folder, run.checkpoint, run.steps, crew, parts, tracker.note) as keeper,
+            Keeper(folder, run.checkpoint, run.steps, crew, parts, tracker.note) as keeper,
         ):
             done = keeper.resume(start) if start else 0
             push(crew.policy, crew.engine, version=done)
             verify(crew.policy, crew.engine, [row.tokens for row in rows[:PROBES]], done, tolerance)
+            settle(crew, evaluator, keeper, tracker, interrupts, {})
 
             for step in range(done + 1, run.steps + 1):
                 clock = Clock()
@@ -74,13 +78,15 @@ def train(run: RunConfig, folder: Path, command: Sequence[str], resume: bool = F
                     tracker.log({**metrics, "kl/coef": kl.coef, **clock.times()}, step)
                     kl.update(metrics.get("policy/kl", 0.0), len(batch))
                     keeper.mark(step)
+                settle(crew, evaluator, keeper, tracker, interrupts, metrics)
             crew.export(folder.resolve() / "model")
 
 
 @contextmanager
 def tracked(run: RunConfig, folder: Path, command: Sequence[str], start: Path | None) -> Iterator[Tracker]:
     """The run's tracker, told in the end how it went."""
-    first = checkpoint.step_of(start) + 1 if start else None
+    done = checkpoint.step_of(start) if start else None
+    first = done + 1 if done else done  # a run that was stopped before its first step evaluates again
     tracker = build_tracker(run, folder, resume_step=first, command=shlex.join(command))
     try:
         yield tracker
@@ -94,6 +100,25 @@ def tracked(run: RunConfig, folder: Path, command: Sequence[str], start: Path | 
         tracker.finish("failed", f"{type(error).__name__}: {error}")
         raise
     tracker.finish("done")
+
+
+def settle(
+    crew: Crew,
+    evaluator: Evaluator,
+    keeper: Keeper,
+    tracker: Tracker,
+    interrupts: Interrupts,
+    metrics: dict[str, float],
+) -> None:
+    """Evaluate the step that was marked last if that is due, and save. A stop in the evaluation makes a resumed run
+    begin with it."""
+    clock = Clock()
+    evaluation = evaluator.evaluate(crew, keeper.step)
+    clock.lap("eval")
+    with interrupts.held():
+        if evaluation:
+            tracker.log({**evaluation, **clock.laps}, keeper.step)
+        keeper.keep({**metrics, **evaluation})
 
 
 class Clock:

@@ -36,10 +36,11 @@ def sample(
         truncated=[r.truncated for r in responses],
     )
     texts = tokenizer.batch_decode([r.tokens for r in responses], skip_special_tokens=True)
-    return batch, [_readable(prompts[g], g, r, text) for g, r, text in zip(group, responses, texts, strict=True)]
+    return batch, [readable(prompts[g], g, r, text) for g, r, text in zip(group, responses, texts, strict=True)]
 
 
-def _readable(prompt: Prompt, group: int, response: Response, text: str) -> Sample:
+def readable(prompt: Prompt, group: int, response: Response, text: str) -> Sample:
+    """What a reward is given."""
     return Sample(
         prompt=prompt.text,
         response=text,
