@@ -2,6 +2,8 @@
 .PHONY: help setup run test check format
 PYTHON_BIN := .venv/bin/python
 SHELL_FILES := launchers/*.sh launchers/*.sbatch .ci/run
+# The cluster of `make run`: the real stack on this machine's CPU, or on a GPU where setup found one.
+CLUSTER ?= $(shell test "$$DEVICE" != cpu && nvidia-smi -L >/dev/null 2>&1 && echo gpu1 || echo cpu)
 # Options of the run: make run ARGS="algo=grpo steps=20"
 ARGS ?=
 
@@ -12,7 +14,7 @@ setup: ## Make .venv with everything that is needed; quick when nothing changed
 	@launchers/setup.sh
 
 run: setup ## Train: PPO on Ray actors, vLLM and DeepSpeed, on this machine (ARGS="..." for more options)
-	@$(PYTHON_BIN) -m rlhf_hydra cluster=cpu model=tiny data=toy $(ARGS)
+	@$(PYTHON_BIN) -m rlhf_hydra cluster=$(CLUSTER) model=tiny data=toy $(ARGS)
 
 test: setup ## Run the tests (ARGS="-m 'not slow'" for a part)
 	@$(PYTHON_BIN) -m pytest $(ARGS)

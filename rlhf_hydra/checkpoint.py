@@ -106,10 +106,10 @@ class Keeper:
     def resume(self, checkpoint: Path) -> int:
         """Give everything its state back; the step after which it was taken."""
         record = json.loads((checkpoint / DRIVER).read_text())
+        self.step = self.saved = record["step"]  # first: a run that is stopped while it loads has nothing to save
         self.crew.load(checkpoint.resolve())
         for name, part in self.parts.items():
             part.load_state(record["state"][name])
-        self.step = self.saved = record["step"]
         self.state = self._snapshot()
         return self.step
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from rlhf_hydra.checkpoint import Keeper, latest, step_of, whole
+from rlhf_hydra.checkpoint import Keeper, NoCheckpoint, latest, step_of, whole
 from rlhf_hydra.config.schema import Checkpoint
 from rlhf_hydra.interrupts import Stopped
 
@@ -106,7 +106,7 @@ def test_what_is_aside_or_not_whole_is_no_checkpoint(tmp_path):
     for name in ("step-000002.part", "step-000003"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-000002.part" / "driver.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+    with pytest.raises(NoCheckpoint, match="no complete checkpoint"):
         latest(tmp_path)
 
 
@@ -146,6 +146,19 @@ def test_a_stop_right_after_resuming_saves_nothing_again(keep, tmp_path):
         keeper.resume(latest(tmp_path))
         crew.broken = True
         raise Stopped(15)
+    assert names(tmp_path) == ["step-000001"]
+
+
+def test_a_stop_while_resuming_saves_nothing(keep, tmp_path):
+    advance(*keep(every=1), [1])
+    keeper, crew, _ = keep()
+
+    def load(folder):
+        raise Stopped(15)
+
+    crew.load = load
+    with pytest.raises(Stopped), keeper:
+        keeper.resume(latest(tmp_path))
     assert names(tmp_path) == ["step-000001"]
 
 

@@ -12,57 +12,56 @@ def send(number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_inside_allowed_it_raises_at_once(number):
+def test_a_signal_raises_at_once(number):
     reached = False
-    with Interrupts() as interrupts, pytest.raises(Stopped, match=number.name) as stop, interrupts.allowed():
+    with pytest.raises(Stopped, match=number.name) as stop, Interrupts():
         send(number)
         reached = True
     assert not reached and stop.value.code == 128 + number
 
 
-def test_outside_it_waits_for_check():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_held_it_waits_for_the_end_of_the_block(number):
+    reached = False
+    with pytest.raises(Stopped) as stop, Interrupts() as interrupts, interrupts.held():
+        send(number)
+        reached = True
+    assert reached and stop.value.code == 128 + number
+
+
+def test_after_a_held_block_it_raises_at_once_again():
     with Interrupts() as interrupts:
-        with interrupts.allowed():
+        with interrupts.held():
             pass
-        send(signal.SIGTERM)
         with pytest.raises(Stopped):
-            interrupts.check()
-
-
-def test_what_came_before_raises_on_entry():
-    with Interrupts() as interrupts:
-        send(signal.SIGTERM)
-        with pytest.raises(Stopped), interrupts.allowed():
-            raise AssertionError("nothing may begin")
+            send(signal.SIGTERM)
 
 
 def test_no_signal_no_stop():
-    with Interrupts() as interrupts:
-        interrupts.check()
-        with interrupts.allowed():
-            interrupts.check()
+    with Interrupts() as interrupts, interrupts.held():
+        pass
 
 
-def test_an_error_inside_allowed_ends_it():
-    with Interrupts() as interrupts:
-        with pytest.raises(KeyError), interrupts.allowed():
-            raise KeyError
-        send(signal.SIGTERM)  # raises nothing: no longer allowed
+def test_an_error_in_a_held_block_comes_first():
+    with Interrupts() as interrupts, pytest.raises(KeyError), interrupts.held():
+        send(signal.SIGTERM)
+        raise KeyError
 
 
-def test_a_second_ctrl_c_ends_at_once():
+def test_a_second_sigterm_changes_nothing_but_ctrl_c_ends_at_once():
+    """So that the state is saved in peace, unless someone insists."""
     with Interrupts():
+        with pytest.raises(Stopped):
+            send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
+def test_a_second_ctrl_c_ends_a_held_block():
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.held():
         send(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            send(signal.SIGINT)
-
-
-def test_ctrl_c_after_sigterm_ends_at_once_but_a_second_sigterm_waits():
-    with Interrupts():
-        send(signal.SIGTERM)
-        send(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            send(signal.SIGINT)
+        send(signal.SIGINT)
 
 
 @pytest.mark.parametrize("error", [None, KeyError])

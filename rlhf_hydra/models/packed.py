@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from rlhf_hydra.batch import RolloutBatch
+from rlhf_hydra.config.failure import Failure
 
 ATTENTION = "rlhf_hydra_packed"
 
@@ -26,13 +27,12 @@ ABSENT = ("softcap", "s_aux", "position_bias")
 """Arguments by which a model asks for scores that `packed_attention` does not compute."""
 
 
-class NotPackable(ValueError):
+class NotPackable(Failure):
     """A model that cannot be run packed; the message names its type and the reason."""
 
-    def __init__(self, config: Any, reason: str) -> None:
-        super().__init__(
-            f"model.path: models of type `{config.model_type}` cannot be trained without padding: {reason}"
-        )
+    @classmethod
+    def because(cls, config: Any, reason: str) -> "NotPackable":
+        return cls(f"model.path: models of type `{config.model_type}` cannot be trained without padding: {reason}")
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ def check_packable(model: Any) -> None:
     """NotPackable unless tokens of the transformers model meet in its attention alone, and that can be replaced."""
     others = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - LAYERS
     if not model._supports_attention_backend:
-        raise NotPackable(model.config, "their attention cannot be replaced")
+        raise NotPackable.because(model.config, "their attention cannot be replaced")
     if others:
-        raise NotPackable(model.config, f"they have layers of kind {', '.join(sorted(others))}")
+        raise NotPackable.because(model.config, f"they have layers of kind {', '.join(sorted(others))}")
 
 
 def packed_attention(
@@ -107,7 +107,7 @@ def packed_attention(
     absent = [name for name in ABSENT if others.get(name) is not None]
     if absent or not sequence_lengths or not getattr(module, "is_causal", True):
         reason = f"their attention takes `{absent[0]}`" if absent else "it is not causal, or not told where rows end"
-        raise NotPackable(module.config, reason)
+        raise NotPackable.because(module.config, reason)
     window = sliding_window if sliding_window is not None and max(sequence_lengths) > sliding_window else None
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         return _varlen(query, key, value, sequence_lengths, scaling, window), None

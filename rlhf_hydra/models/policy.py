@@ -1,6 +1,6 @@
 """The policy (and the reference): a causal language model that gives log-probabilities of response tokens."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
 from rlhf_hydra.models.packed import ATTENTION, Packed, check_packable
+
+Entropy = Literal["none", "value", "gradient"]
+"""What is computed of it: nothing (zeros), the number, or the number with its gradient, which costs as many logits."""
 
 LOGITS_AT_ONCE = 2**28
 """Logits (tokens x vocabulary) that are held at a time; 1 GiB in float32."""
@@ -37,16 +40,16 @@ class PolicyModel(nn.Module):
         check_packable(lm)
         return cls(lm)
 
-    def forward(self, packed: Packed, temperature: float) -> tuple[Tensor, Tensor]:
+    def forward(self, packed: Packed, temperature: float, entropy: Entropy = "gradient") -> tuple[Tensor, Tensor]:
         """logprobs [M] (differentiable) and entropy [M], float32, of softmax(logits / temperature)."""
         inputs = packed.model_inputs()
         if any(getattr(self.lm.config, key, None) for key in SCALED):
             logits = self.lm(**inputs, use_cache=False, logits_to_keep=packed.before).logits[0]
-            return choose(logits, packed.targets, temperature)
+            return choose(logits, packed.targets, temperature, entropy)
         hidden = self.lm.base_model(**inputs, use_cache=False).last_hidden_state[0, packed.before]
-        return self._score(hidden, packed.targets, temperature)
+        return self._score(hidden, packed.targets, temperature, entropy)
 
-    def _score(self, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def _score(self, hidden: Tensor, targets: Tensor, temperature: float, entropy: Entropy) -> tuple[Tensor, Tensor]:
         """`choose`, in chunks inside of a single call of the output layer.
 
         Under ZeRO-3 every call is a collective, and the ranks have different numbers of tokens: a call a chunk would
@@ -57,14 +60,14 @@ class PolicyModel(nn.Module):
         size = max(1, self.logits_at_once // self.lm.config.vocab_size)
 
         def one(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-            return choose(project(hidden), targets, temperature)
+            return choose(project(hidden), targets, temperature, entropy)
 
         def chunks(hidden: Tensor) -> tuple[Tensor, Tensor]:
             if len(hidden) <= size:
                 return one(hidden, targets)
             pairs = zip(hidden.split(size), targets.split(size), strict=True)
-            logprobs, entropy = zip(*[checkpoint(one, h, t, use_reentrant=False) for h, t in pairs], strict=True)
-            return torch.cat(logprobs), torch.cat(entropy)
+            parts = zip(*[checkpoint(one, h, t, use_reentrant=False) for h, t in pairs], strict=True)
+            return tuple(map(torch.cat, parts))  # type: ignore[return-value]
 
         layer.forward = chunks
         try:
@@ -73,9 +76,12 @@ class PolicyModel(nn.Module):
             del layer.forward
 
 
-def choose(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def choose(logits: Tensor, targets: Tensor, temperature: float, entropy: Entropy = "gradient") -> tuple[Tensor, Tensor]:
     """log p(target) and entropy H = logsumexp(z) - sum softmax(z) z of z = logits / temperature. [M, V] -> [M], [M]."""
     z = logits.float() / temperature
     normalizer = z.logsumexp(-1)
     logprobs = z.gather(-1, targets[:, None]).squeeze(-1) - normalizer
-    return logprobs, normalizer - ((z - normalizer[:, None]).exp() * z).sum(-1)
+    if entropy == "none":
+        return logprobs, torch.zeros_like(logprobs)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and entropy == "gradient"):
+        return logprobs, normalizer - ((z - normalizer[:, None]).exp() * z).sum(-1)

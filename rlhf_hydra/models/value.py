@@ -6,7 +6,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.models.packed import ATTENTION, Packed, check_packable
+
+
+class NoScorer(Failure, ValueError):
+    """A folder that holds no model with one scalar output."""
 
 
 class ValueModel(nn.Module):
@@ -20,14 +25,14 @@ class ValueModel(nn.Module):
     def load(cls, folder: str, *, seed: int | None = None, trust_remote_code: bool = False) -> "ValueModel":
         """From a reward model, or from a language model with a new head, N(0, 1 / (hidden + 1)), drawn with `seed`.
 
-        Without `seed` the head must be in the folder (ValueError otherwise): a random scorer is never what one wants.
+        Without `seed` the head must be in the folder (NoScorer otherwise): a random scorer is never what one wants.
         """
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         has_head = any("SequenceClassification" in name for name in config.architectures or [])
         if not has_head and seed is None:
-            raise ValueError(f"{folder} has no scalar head ({config.architectures}): it is no reward model")
+            raise NoScorer(f"{folder} has no scalar head ({config.architectures}): it is no reward model")
         if has_head and config.num_labels != 1:
-            raise ValueError(f"{folder} has {config.num_labels} outputs; a reward model has one")
+            raise NoScorer(f"{folder} has {config.num_labels} outputs; a reward model has one")
         config.num_labels = 1
         classifier = AutoModelForSequenceClassification.from_pretrained(
             folder,

@@ -59,7 +59,8 @@ def learning_rate(step: int, total_steps: int, optim: Optim) -> float:
     """Rate of optimizer step number `step` (from 0) of `total_steps`.
 
     Warm-up over W = ceil(warmup_ratio * total) steps: lr (s + 1) / W. Then with progress p = (s - W) / (total - W):
-    constant: lr; linear: lr (1 - (1 - r) p); cosine: lr (r + (1 - r) (1 + cos(pi p)) / 2), r = min_lr_ratio.
+    constant: lr; linear: lr (1 - (1 - r) p); cosine: lr (r + (1 - r) (1 + cos(pi p)) / 2), r = min_lr_ratio,
+    which the rate reaches one step after the last.
     """
     warmup = math.ceil(optim.warmup_ratio * total_steps)
     if step < warmup:

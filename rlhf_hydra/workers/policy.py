@@ -37,7 +37,7 @@ class ReferenceWorker:
 
         def compute(batch: RolloutBatch) -> Tensor:
             packed = pack(batch)
-            return packed.unpack(self.trainer.forward(packed, temperature, train=False)[0])
+            return packed.unpack(self.trainer.forward(packed, temperature, "none", train=False)[0])
 
         return forward_rows(shard, self.trainer.device, compute)
 
@@ -53,10 +53,12 @@ class PolicyWorker(ReferenceWorker):
         """One optimizer step on this rank's rows; metrics are its summands, but for `lr` and `grad_norm`."""
         metrics: dict[str, float] = {}
         temperature, count = self.run.rollout.temperature, len(shard.microbatches)
+        wanted = "gradient" if self.run.algo.loss.entropy_coef > 0 else "value"
         for i, batch in enumerate(shard):
             batch = batch.to(self.trainer.device)
             packed = pack(batch)
-            logprobs, entropy = (packed.unpack(x) for x in self.trainer.forward(packed, temperature, train=True))
+            outputs = self.trainer.forward(packed, temperature, wanted, train=True)
+            logprobs, entropy = map(packed.unpack, outputs)
             loss, summands = self.algorithm.policy_loss(logprobs, entropy, batch, totals, kl_coef)
             self.trainer.backward(loss, last=i == count - 1)
             add(metrics, summands)

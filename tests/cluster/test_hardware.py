@@ -1,7 +1,6 @@
 import pytest
-from rich.console import Console
 
-from rlhf_hydra.cluster.hardware import NotEnough, gpus_asked, gpus_here, require
+from rlhf_hydra.cluster.hardware import NotEnough, gpus_asked, gpus_here, preflight, require
 from rlhf_hydra.config.schema import GPU, PPO, Cluster, Engine, Placement, Seat
 
 
@@ -13,12 +12,10 @@ def run(make_run):
     return make_run(algo=PPO(name="ppo"), cluster=cluster, engine=Engine(name="vllm", tensor_parallel=2))
 
 
-def read(table):
-    console = Console(width=120, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [line.strip("│┃ ").replace("┃", "│").split("│") for line in capture.get().splitlines() if "│" in line]
-    return [[cell.strip() for cell in line] for line in lines]
+def table(message):
+    """First cell -> the other cells of each row of the table in a message."""
+    lines = [line.strip("│┃ ").replace("┃", "│").split("│") for line in message.splitlines() if "│" in line]
+    return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
 
 
 def test_asked_is_what_the_roles_use(run):
@@ -41,8 +38,8 @@ def test_not_enough(run, nodes):
 def test_the_table_shows_asked_against_available(run):
     with pytest.raises(NotEnough) as error:
         require(run, [6], "this machine")
-    assert error.value.table.title == "cluster=big on this machine"
-    rows = {row[0]: row[1:] for row in read(error.value.table)}
+    assert "cluster=big on this machine" in str(error.value)
+    rows = table(str(error.value))
     assert rows["policy"] == ["4", "0,1,2,3", "yes"]
     assert rows["engine"] == ["2", "4,5,6,7", "2 missing"]
     assert rows["reward"] == ["1", "-", "yes"]
@@ -63,3 +60,13 @@ def test_a_run_without_gpus_needs_none(make_run):
 def test_visible_devices_are_counted(monkeypatch, visible, count):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpus_here() == count
+
+
+def test_preflight_looks_at_this_machine_unless_a_cluster_is_named(run, make_run, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(NotEnough, match="this machine has 1"):
+        preflight(run)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    preflight(run)
+    preflight(make_run())

@@ -20,6 +20,8 @@ def refusals(algo: str, model: str, cluster: str) -> set[str]:
     """The table of what does not fit: no algorithm makes a difference."""
     if cluster in ("local", "cpu"):
         return set() if model in SMALL else {"host_memory"}
+    if cluster == "gpu1":
+        return set() if model in SMALL else {"engine_memory", "gpu_memory", "host_memory"}
     if model == "llama3-70b":
         return {"engine_memory", "gpu_memory", "host_memory"} if cluster == "rtx4090x4" else {"gpu_memory"}
     return set()

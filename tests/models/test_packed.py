@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -75,8 +77,9 @@ def test_packed_equals_padded_in_every_family(family, random_rows, padded):
 
 
 def test_a_model_that_cannot_be_packed_is_refused_by_name(refused, random_rows):
-    with pytest.raises(NotPackable, match=rf"model\.path: models of type `{refused.type}`"):
+    with pytest.raises(NotPackable, match=rf"model\.path: models of type `{refused.type}`") as error:
         PolicyModel.load(refused.folder)(pack(random_rows([(2, 3)])), 1.0)
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # on its way from a worker
 
 
 def test_attention_that_is_not_told_where_rows_end_is_refused(qwen_models):
