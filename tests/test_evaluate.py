@@ -115,15 +115,19 @@ def test_other_data_another_judge_and_sources(tmp_path):
     assert rows[-1]["eval/mean"] == pytest.approx(both)
 
 
-def test_the_best_checkpoint_stays_with_its_model(tmp_path):
-    """The longest responses are those of some step in the middle; `keep` alone would leave the last one."""
-    rows = run(tmp_path, *GRPO, "checkpoint.every=1", "checkpoint.keep=1", "checkpoint.best=policy/entropy")
-    wanted = max(rows, key=lambda row: row["policy/entropy"])["step"]
+def test_the_best_checkpoint_stays_with_its_models(tmp_path):
+    """Fewest tokens are those of some step in the middle; `keep` alone would leave the last one."""
+    options = [*GRPO, "policy.ema=0.9", "checkpoint.every=1", "checkpoint.keep=1"]
+    options += ["checkpoint.best=response/tokens_mean", "checkpoint.best_mode=min"]
+    rows = run(tmp_path, *options)
+    wanted = min(rows, key=lambda row: row["response/tokens_mean"])["step"]
     assert wanted < 5
-    assert sorted(p.name for p in (tmp_path / FOLDER).iterdir()) == ["best", f"step-{wanted:06d}", "step-000005"]
-    AutoModelForCausalLM.from_pretrained(tmp_path / FOLDER / "best" / "model")
-    run(tmp_path, *GRPO, "checkpoint.every=1", "checkpoint.keep=1", "checkpoint.best=policy/entropy", resume=True)
-    assert (tmp_path / FOLDER / "best").resolve().name == f"step-{wanted:06d}"
+    kept = ["best", f"step-{wanted:06d}", "step-000005"]
+    assert sorted(p.name for p in (tmp_path / FOLDER).iterdir()) == kept
+    for name in ("model", "model-ema"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / FOLDER / "best" / name)
+    run(tmp_path, *options, resume=True)
+    assert sorted(p.name for p in (tmp_path / FOLDER).iterdir()) == kept
 
 
 @pytest.mark.parametrize(("name", "seen"), [("eval/pas@1", "eval/pass@1"), ("reward/maen", "reward/mean")])

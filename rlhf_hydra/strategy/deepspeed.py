@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_hydra.config.schema import Optim, Strategy
+from rlhf_hydra.strategy.average import Average
 from rlhf_hydra.strategy.base import Rank, learning_rate, parameter_groups
 
 TAG = "state"
@@ -18,7 +19,9 @@ TAG = "state"
 class DeepSpeedTrainer:
     """Expects MASTER_ADDR and MASTER_PORT in the environment when the role has several workers."""
 
-    def __init__(self, cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank) -> None:
+    def __init__(
+        self, cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank, ema: float = 0.0
+    ) -> None:
         prepare_compiler()
         import deepspeed
 
@@ -31,6 +34,7 @@ class DeepSpeedTrainer:
             arguments["optimizer"] = self._optimizer(cfg, model, optim)
         self.engine, *_ = deepspeed.initialize(**arguments)
         self.device = self.engine.device
+        self.average = Average(self.engine.module, ema) if ema else None
 
     def _optimizer(self, cfg: Strategy, model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
         options: dict[str, Any] = {"lr": optim.lr, "betas": (optim.beta1, optim.beta2), "eps": optim.eps}
@@ -57,6 +61,8 @@ class DeepSpeedTrainer:
         plain = self._plain_norm()
         self.engine.step()
         self.steps += 1
+        if self.average is not None:
+            self.average.update()
         norm = self.engine.get_global_grad_norm()
         return {"grad_norm": plain if norm is None else float(norm), "lr": lr}
 
@@ -76,14 +82,25 @@ class DeepSpeedTrainer:
             else:
                 yield name, parameter.detach()
 
+    def averages(self) -> Iterator[tuple[str, Tensor]]:
+        if self.average is not None:
+            yield from self.average.weights()
+
     def save(self, folder: Path) -> None:
         self.engine.save_checkpoint(str(folder), tag=TAG, client_state={"steps": self.steps}, save_latest=False)
+        if self.average is not None:
+            torch.save(self.average.state(), self._average_file(folder))
 
     def load(self, folder: Path) -> None:
         path, client = self.engine.load_checkpoint(str(folder), tag=TAG)
         if path is None:
             raise FileNotFoundError(f"{folder} holds no DeepSpeed state of {self.rank.size} workers")
         self.steps = client["steps"]
+        if self.average is not None:
+            self.average.load_state(torch.load(self._average_file(folder), weights_only=True))
+
+    def _average_file(self, folder: Path) -> Path:
+        return folder / TAG / f"average-{self.rank.index}.pt"
 
 
 def prepare_compiler() -> None:

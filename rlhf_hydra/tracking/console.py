@@ -34,6 +34,7 @@ KEYS = {
 
 CONTENTS = {
     "model": "the trained model, a Hugging Face folder",
+    "model-ema": "the moving average of its weights",
     "curves.png": "curves",
     "metrics.jsonl": "all metrics, one line a step",
     "samples.jsonl": "responses with their rewards",
