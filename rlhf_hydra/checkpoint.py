@@ -1,6 +1,7 @@
 """A run's state on disk: written aside, then renamed, so that what is there is whole."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,10 +13,18 @@ from rlhf_hydra.interrupts import Stopped
 
 FOLDER = "checkpoints"
 DRIVER = "driver.json"
+BEST = "best"
+"""Link to the checkpoint where `checkpoint.best` was best."""
+MODEL = "model"
+"""The policy as a Hugging Face folder, in the best checkpoint."""
 
 
 class NoCheckpoint(Failure):
     """A run cannot go on, since nothing of it was saved."""
+
+
+class NoMetric(Failure):
+    """`checkpoint.best` names a metric that the run does not have."""
 
 
 class Stateful(Protocol):
@@ -34,9 +43,43 @@ class HasWeights(Protocol):
 
     def load(self, folder: Path) -> None: ...
 
+    def export(self, folder: Path) -> None: ...
+
+
+class Best:
+    """The best value of one metric so far, and the step that reached it; the earlier of two equal ones."""
+
+    def __init__(self, metric: str | None, mode: str) -> None:
+        self.metric, self.sign = metric, 1 if mode == "max" else -1
+        self.step: int | None = None
+        self.value = math.nan
+
+    def improves(self, metrics: Mapping[str, float], step: int) -> bool:
+        """Whether `step` is the best so far. NoMetric if what should have the metric has not."""
+        if self.metric is None:
+            return False
+        is_eval = self.metric.startswith("eval/")
+        kin = [name for name in metrics if name.startswith("eval/") == is_eval]
+        if kin and self.metric not in kin and self.step is None:
+            raise NoMetric(f"checkpoint.best={self.metric} is no metric of this run; there are: {', '.join(kin)}")
+        value = metrics.get(self.metric, math.nan)
+        if math.isnan(value) or self.sign * value <= self.sign * self.value:
+            return False
+        self.step, self.value = step, value
+        return True
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "value": None if self.step is None else self.value}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.step, self.value = state["step"], math.nan if state["step"] is None else state["value"]
+
 
 class Keeper:
-    """Remembers the state after each step and saves it when due; also when the run is stopped between two saves."""
+    """Remembers the state after each step and saves it when due; also when the run is stopped between two saves.
+
+    Of the checkpoints, the newest stay, and the best.
+    """
 
     def __init__(
         self,
@@ -48,7 +91,8 @@ class Keeper:
         note: Callable[[str], None],
     ) -> None:
         self.folder, self.cfg, self.last_step = run_folder, cfg, last_step
-        self.crew, self.parts, self.note = crew, parts, note
+        self.best = Best(cfg.best, cfg.best_mode)
+        self.crew, self.parts, self.note = crew, {**parts, BEST: self.best}, note
         self.step, self.saved = 0, -1
         self.state = self._snapshot()
 
@@ -70,28 +114,49 @@ class Keeper:
         return self.step
 
     def mark(self, step: int) -> None:
-        """`step` is done."""
+        """`step` is done: from now on, a stop saves it."""
         self.step, self.state = step, self._snapshot()
-        if step == self.last_step or (self.cfg.every and step % self.cfg.every == 0):
-            self._save()
+
+    def keep(self, metrics: Mapping[str, float]) -> None:
+        """Save the marked step if it is due, or the best so far by `metrics`."""
+        improved = self.best.improves(metrics, self.step)
+        self.state = self._snapshot()
+        every = self.cfg.every
+        due = self.step == self.last_step or (every and self.step and self.step % every == 0)
+        if improved or (due and self.saved != self.step):
+            self._save(improved)
 
     def _snapshot(self) -> str:
         return json.dumps({name: part.state() for name, part in self.parts.items()})
 
-    def _save(self) -> None:
+    def _save(self, is_best: bool = False) -> None:
         final = self.folder / FOLDER / f"step-{self.step:06d}"
         aside = final.with_suffix(".part")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         self.crew.save(aside.resolve())
+        if is_best:
+            self.crew.export(aside.resolve() / MODEL)
         record = {"step": self.step, "state": json.loads(self.state)}
         (aside / DRIVER).write_text(json.dumps(record, indent=1) + "\n")
-        shutil.rmtree(final, ignore_errors=True)  # there only if it is not whole
+        replaced = final.with_name(f"{final.name}-replaced.part")
+        if final.exists():  # it is not whole, or lacks what was evaluated since
+            final.rename(replaced)
         aside.rename(final)
+        shutil.rmtree(replaced, ignore_errors=True)
+        if is_best:
+            self._link(final)
         for old in whole(self.folder)[: -self.cfg.keep]:
-            shutil.rmtree(old)
+            if step_of(old) != self.best.step:
+                shutil.rmtree(old)
         self.saved = self.step
-        self.note(f"saved {final}")
+        self.note(f"saved {final}" + (f", the best {self.best.metric}: {self.best.value:.4g}" if is_best else ""))
+
+    def _link(self, checkpoint: Path) -> None:
+        aside = checkpoint.with_name(f"{BEST}.part")
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(checkpoint.name)
+        aside.replace(checkpoint.with_name(BEST))
 
 
 def whole(run_folder: Path) -> list[Path]:

@@ -13,13 +13,15 @@ from rlhf_hydra.algos.guards import Watch
 from rlhf_hydra.algos.kl import KLController
 from rlhf_hydra.algos.shaping import RewardNormalizer
 from rlhf_hydra.algos.table import algorithm as build_algorithm
-from rlhf_hydra.cluster.crew import start_crew
+from rlhf_hydra.checkpoint import Keeper
+from rlhf_hydra.cluster.crew import Crew, start_crew
 from rlhf_hydra.cluster.weight_sync import push, refresh, verify
 from rlhf_hydra.config.arithmetic import parity_tolerance
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.data.prompts import PromptStream, load_prompts
 from rlhf_hydra.dump import Guardian
+from rlhf_hydra.evaluate import Evaluator
 from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.learning import learn
 from rlhf_hydra.models.hub import resolve
@@ -43,15 +45,18 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
         prompts, kl = PromptStream(rows, run.seed), KLController(run.algo.kl)
         rewards, watch = RewardNormalizer(run.algo.shaping), Watch(run.guard)
         tolerance = parity_tolerance(run)
-        parts: dict[str, checkpoint.Stateful] = {"prompts": prompts, "kl": kl, "rewards": rewards, "watch": watch}
+        evaluator = Evaluator(run, tokenizer, tracker.note)
+        parts: dict[str, checkpoint.Stateful] = {"prompts": prompts, "kl": kl, "rewards": rewards}
+        parts |= {"watch": watch, "eval": evaluator}
         with (
             start_crew(run, algorithm, model, tracker.note) as crew,
-            checkpoint.Keeper(folder, run.checkpoint, run.steps, crew, parts, tracker.note) as keeper,
+            Keeper(folder, run.checkpoint, run.steps, crew, parts, tracker.note) as keeper,
         ):
             guardian = Guardian(watch, run, folder, crew, tracker.note)
             done = keeper.resume(start) if start else 0
             push(crew.policy, crew.engine, version=done)
             verify(crew.policy, crew.engine, [row.tokens for row in rows[:PROBES]], done, tolerance)
+            settle(crew, evaluator, keeper, tracker, interrupts, {})
 
             for step in range(done + 1, run.steps + 1):
                 clock = Clock()
@@ -75,13 +80,15 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
                     guardian.check(metrics, batch, step, kl.coef)
                     kl.update(metrics.get("policy/kl", math.nan), len(batch))
                     keeper.mark(step)
+                settle(crew, evaluator, keeper, tracker, interrupts, metrics)
             crew.export(folder.resolve() / "model")
 
 
 @contextmanager
 def tracked(run: RunConfig, folder: Path, command: str, start: Path | None) -> Iterator[Tracker]:
     """The run's tracker, told in the end how it went."""
-    first = checkpoint.step_of(start) + 1 if start else None
+    done = checkpoint.step_of(start) if start else None
+    first = done + 1 if done else done  # a run that was stopped before its first step evaluates again
     tracker = build_tracker(run, folder, resume_step=first, command=command)
     try:
         yield tracker
@@ -95,6 +102,25 @@ def tracked(run: RunConfig, folder: Path, command: str, start: Path | None) -> I
         tracker.finish("failed", f"{type(error).__name__}: {error}")
         raise
     tracker.finish("done")
+
+
+def settle(
+    crew: Crew,
+    evaluator: Evaluator,
+    keeper: Keeper,
+    tracker: Tracker,
+    interrupts: Interrupts,
+    metrics: dict[str, float],
+) -> None:
+    """Evaluate the step that was marked last if that is due, and save. A stop in the evaluation makes a resumed run
+    begin with it."""
+    clock = Clock()
+    evaluation = evaluator.evaluate(crew, keeper.step)
+    clock.lap("eval")
+    with interrupts.held():
+        if evaluation:
+            tracker.log({**evaluation, **clock.laps}, keeper.step)
+        keeper.keep({**metrics, **evaluation})
 
 
 class Clock:

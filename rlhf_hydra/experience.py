@@ -141,18 +141,20 @@ def _readable(
     prompts: Sequence[Prompt], groups: Sequence[int], responses: Sequence[Response], tokenizer: Any
 ) -> list[Sample]:
     texts = tokenizer.batch_decode([r.tokens for r in responses], skip_special_tokens=True)
-    return [
-        Sample(
-            prompt=prompt.text,
-            response=text,
-            label=prompt.label,
-            group=group,
-            metadata=prompt.metadata,
-            tokens=[*prompt.tokens, *response.tokens],
-            prompt_tokens=len(prompt.tokens),
-        )
-        for prompt, group, response, text in zip(prompts, groups, responses, texts, strict=True)
-    ]
+    return [readable(*row) for row in zip(prompts, groups, responses, texts, strict=True)]
+
+
+def readable(prompt: Prompt, group: int, response: Response, text: str) -> Sample:
+    """What a reward is given."""
+    return Sample(
+        prompt=prompt.text,
+        response=text,
+        label=prompt.label,
+        group=group,
+        metadata=prompt.metadata,
+        tokens=[*prompt.tokens, *response.tokens],
+        prompt_tokens=len(prompt.tokens),
+    )
 
 
 def evaluate(crew: Crew, sampled: Sampled, algorithm: Algorithm, run: RunConfig) -> tuple[RolloutBatch, Metrics]:

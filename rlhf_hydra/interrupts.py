@@ -7,8 +7,9 @@ from types import FrameType
 from typing import Any
 
 
-class Stopped(Exception):
-    """The run was asked to end. `code` is the process's exit status."""
+class Stopped(BaseException):
+    """The run was asked to end. `code` is the process's exit status. Code that catches every `Exception`, as around a
+    user's reward, lets it through."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")

@@ -1,4 +1,11 @@
-import pytest
+import os
+
+# Before anything imports torch: small tensors gain nothing from a second thread, and waiting ones spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+import pytest  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):

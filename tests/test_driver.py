@@ -33,8 +33,8 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(algo, stra
     "options",
     [
         ["algo=ppo", "algo.kl.controller=adaptive", "algo.epochs=2"],
-        ["algo=grpo", "strategy.name=deepspeed"],
-        ["algo=reinforce", "policy.samples_per_update=16", "algo.shaping.normalize=running"],
+        ["algo=grpo", "strategy.name=deepspeed", "policy.ema=0.9"],
+        ["algo=reinforce", "policy.samples_per_update=16", "algo.shaping.normalize=running", "policy.ema=0.9"],
         ["algo=dapo"],
     ],
 )
@@ -44,6 +44,8 @@ def test_a_resumed_run_equals_one_that_never_stopped(options, tmp_path):
     cut_back(tmp_path / "resumed", 3)
     assert run(tmp_path / "resumed", *SMALL, *options, "steps=6", resume=True) == straight
     assert weights(tmp_path / "resumed") == weights(tmp_path / "straight")
+    if (tmp_path / "straight/model-ema").exists():
+        assert weights(tmp_path / "resumed", "model-ema") == weights(tmp_path / "straight", "model-ema")
 
 
 def test_what_a_run_leaves(tmp_path):
@@ -98,8 +100,8 @@ def cut_back(folder: Path, step: int) -> None:
             path.rmdir()
 
 
-def weights(folder: Path) -> bytes:
-    return (folder / "model" / "model.safetensors").read_bytes()
+def weights(folder: Path, model: str = "model") -> bytes:
+    return (folder / model / "model.safetensors").read_bytes()
 
 
 def test_two_engines_and_one_give_the_same(tmp_path):

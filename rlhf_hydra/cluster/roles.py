@@ -111,9 +111,16 @@ class Rewards:
         self.group = group
 
     def score(self, samples: list[Sample]) -> "ScoredRows":
+        return self._rows("score", samples)
+
+    def evaluate(self, samples: list[Sample]) -> "ScoredRows":
+        """By the reward of evaluations."""
+        return self._rows("evaluate", samples)
+
+    def _rows(self, method: str, samples: list[Sample]) -> "ScoredRows":
         n = self.group.size
         rows = [[i for i, s in enumerate(samples) if s.group % n == worker] for worker in range(n)]
-        return ScoredRows(self.group.each("score", [([samples[i] for i in part],) for part in rows]), rows)
+        return ScoredRows(self.group.each(method, [([samples[i] for i in part],) for part in rows]), rows)
 
 
 class ScoredRows:

@@ -13,7 +13,7 @@ from omegaconf import MISSING
 
 from rlhf_hydra.config import schema
 from rlhf_hydra.config.check import COMPARE
-from rlhf_hydra.config.keys import Key, all_keys, plain, type_name
+from rlhf_hydra.config.keys import Key, all_keys, type_name
 from rlhf_hydra.config.schema import SCHEMAS, RunConfig
 
 HEADER = """\
@@ -88,7 +88,7 @@ def section(name: str) -> str:
 
 
 def page() -> str:
-    leaves = {n: keys for n, keys in all_keys().items() if not is_dataclass(plain(keys[0].kind))}
+    leaves = {n: keys for n, keys in all_keys().items() if not is_dataclass(keys[0].kind)}
     lines = [HEADER]
     order = sorted(
         leaves,

@@ -37,8 +37,8 @@ def walk(section: type, prefix: str = "", schemas: tuple[str, ...] = ()) -> Iter
     for f, kind in described(section):
         name = f"{prefix}{f.name}"
         yield Key(name, f, kind, section, schemas)
-        if is_dataclass(plain(kind)):
-            yield from walk(plain(kind), f"{name}.", schemas)
+        if isinstance(kind, type) and is_dataclass(kind):
+            yield from walk(kind, f"{name}.", schemas)
 
 
 @cache

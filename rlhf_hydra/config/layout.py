@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
-from rlhf_hydra.config.schema import GAE, CompositeReward, ModelReward, Reward, RunConfig, Seat
+from rlhf_hydra.config.schema import GAE, CompositeReward, Data, ModelReward, Reward, RuleReward, RunConfig, Seat
 
 TRAINED = ("policy", "critic")
 
@@ -38,8 +38,24 @@ def reward_parts(reward: Reward) -> Iterator[Reward]:
         yield reward
 
 
+def eval_data(run: RunConfig) -> Data:
+    """Where the prompts of an evaluation come from."""
+    data = run.eval.data or run.data
+    return replace(data, limit=run.eval.limit or data.limit)
+
+
+def eval_reward(run: RunConfig) -> Reward:
+    """What judges an evaluation; a training rule that is the data's own gives way to that of `eval.data`."""
+    if run.eval.reward is not None:
+        return run.eval.reward
+    if run.eval.data is not None and isinstance(run.reward, RuleReward) and run.reward.rule == run.data.rule:
+        return replace(run.reward, rule=run.eval.data.rule)
+    return run.reward
+
+
 def has_reward_model(run: RunConfig) -> bool:
-    return any(isinstance(part, ModelReward) for part in reward_parts(run.reward))
+    rewards = [run.reward, eval_reward(run)] if run.eval.every else [run.reward]
+    return any(isinstance(part, ModelReward) for reward in rewards for part in reward_parts(reward))
 
 
 def roles(run: RunConfig) -> list[str]:

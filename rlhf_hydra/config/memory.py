@@ -7,6 +7,7 @@ Counted, with N parameters and n workers of a role: weights w, gradients g and o
     ZeRO 0         N (w + g + o)         1: N (w + g + o / n)
     ZeRO 2         N (w + (g + o) / n)   3: N (w + g + o) / n        (arXiv 1910.02054)
     offload        gradients and states leave the GPU: 16 N bytes of main memory over all workers
+    policy.ema     4 N, and 4 N / n under ZeRO 3
     reference      N w, a share of it under ZeRO 3
     vLLM           its whole share of each GPU, `engine.memory_fraction`; its weights must leave room in it
 
@@ -39,6 +40,12 @@ def trained_bytes(run: RunConfig, workers: int) -> float:
     return run.model.parameters * (whole + sharded / workers)
 
 
+def average_bytes(run: RunConfig, workers: int) -> float:
+    """Bytes of the moving average on each worker of the policy: float32, and sharded where the weights are."""
+    is_sharded = run.strategy.name == "deepspeed" and run.strategy.zero_stage == 3
+    return 4 * run.model.parameters / (workers if is_sharded else 1) if run.policy.ema else 0
+
+
 def reference_bytes(run: RunConfig, workers: int) -> float:
     shards = workers if run.strategy.name == "deepspeed" and run.strategy.zero_stage == 3 else 1
     return run.model.parameters * dtype_bytes(run.strategy.dtype) / shards
@@ -52,7 +59,8 @@ def engine_weights_gib(run: RunConfig, tensor_parallel: int) -> float:
 def role_gib(run: RunConfig, role: str, place: RoleLayout) -> float:
     """Floor of one worker of a role, on each of its GPUs or in main memory; 0 where nothing is known."""
     if role in TRAINED:
-        return trained_bytes(run, place.workers) / GIB
+        average = average_bytes(run, place.workers) if role == "policy" else 0
+        return (trained_bytes(run, place.workers) + average) / GIB
     if role == "reference":
         return reference_bytes(run, place.workers) / GIB
     if role == "engine" and place.all_gpus and run.engine.name == "vllm":

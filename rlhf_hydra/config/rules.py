@@ -14,11 +14,22 @@ from omegaconf import MISSING
 
 from rlhf_hydra.config.arithmetic import samples_per_step, updates_per_step
 from rlhf_hydra.config.errors import Problem, nearest, one_of
-from rlhf_hydra.config.layout import TRAINED, RoleLayout, gpu_numbers, layout, reward_parts, roles, seat
+from rlhf_hydra.config.layout import (
+    TRAINED,
+    RoleLayout,
+    eval_data,
+    eval_reward,
+    gpu_numbers,
+    layout,
+    reward_parts,
+    roles,
+    seat,
+)
 from rlhf_hydra.config.memory import ENGINE_WEIGHTS_SHARE, engine_weights_gib, gpu_floor, host_floor
 from rlhf_hydra.config.resolve import resolve, tensor_parallel_sizes
 from rlhf_hydra.config.schema import (
     CompositeReward,
+    Data,
     FunctionReward,
     Greedy,
     Group,
@@ -197,6 +208,10 @@ def looks_local(path: str) -> bool:
     return path.startswith(("/", "./", "../", "~")) or path.endswith(FILE_SUFFIXES)
 
 
+def is_absent(path: str) -> bool:
+    return looks_local(path) and not Path(path).expanduser().exists()
+
+
 def no_such_file(key: str, path: str) -> Problem:
     file = Path(path).expanduser()
     beside = [child.name for child in file.parent.iterdir()] if file.parent.is_dir() else []
@@ -207,20 +222,25 @@ def no_such_file(key: str, path: str) -> Problem:
     )
 
 
+def named_data(run: RunConfig) -> list[tuple[str, Data]]:
+    """Each source of prompts, with its dotted key."""
+    return [("data", run.data)] + ([("eval.data", run.eval.data)] if run.eval.data is not None else [])
+
+
 def data_source(run: RunConfig) -> Iterator[Problem]:
-    path = run.data.path
-    if path is None and not isinstance(run.data, ToyData):
-        yield Problem("", "data.path", "no source of prompts", "Set data.path to a file or the id of a dataset.")
-    elif path and path != MISSING and looks_local(path) and not Path(path).expanduser().exists():
-        yield no_such_file("data.path", path)
+    for key, data in named_data(run):
+        if data.path is None and not isinstance(data, ToyData):
+            fix = f"Set {key}.path to a file or the id of a dataset."
+            yield Problem("", f"{key}.path", "no source of prompts", fix)
+        elif data.path and data.path != MISSING and is_absent(data.path):
+            yield no_such_file(f"{key}.path", data.path)
 
 
 def data_template(run: RunConfig) -> Iterator[Problem]:
-    template = run.data.template
-    if template is not None and "{prompt}" not in template:
-        yield Problem(
-            "", "data.template", "has no {prompt}, so that all prompts would be the same", "Put {prompt} into it."
-        )
+    for key, data in named_data(run):
+        if data.template is not None and "{prompt}" not in data.template:
+            says = "has no {prompt}, so that all prompts would be the same"
+            yield Problem("", f"{key}.template", says, "Put {prompt} into it.")
 
 
 def letters_only(run: RunConfig) -> Iterator[Problem]:
@@ -234,15 +254,32 @@ def letters_only(run: RunConfig) -> Iterator[Problem]:
 def model_folder(run: RunConfig) -> Iterator[Problem]:
     rewards = [(key, part.path) for key, part in named_rewards(run) if isinstance(part, ModelReward)]
     for key, path in [("model", run.model.path), ("critic", run.critic.path), *rewards]:
-        if path and path != MISSING and looks_local(path) and not Path(path).expanduser().exists():
+        if path and path != MISSING and is_absent(path):
             yield no_such_file(f"{key}.path", path)
 
 
 def named_rewards(run: RunConfig) -> list[tuple[str, Any]]:
     """Each reward that is computed, with its dotted key."""
-    if isinstance(run.reward, CompositeReward):
-        return [(f"reward.parts.{name}", part) for name, part in run.reward.parts.items()]
-    return [("reward", run.reward)] if run.reward != MISSING else []
+    return [*named_parts("reward", run.reward), *named_parts("eval.reward", run.eval.reward)]
+
+
+def named_parts(key: str, reward: Any) -> list[tuple[str, Any]]:
+    if isinstance(reward, CompositeReward):
+        return [(f"{key}.parts.{name}", part) for name, part in reward.parts.items()]
+    return [(key, reward)] if reward is not None and reward != MISSING else []
+
+
+def evaluation(run: RunConfig) -> Iterator[Problem]:
+    samples = run.eval.samples_per_prompt
+    if run.eval.every and not all(1 <= k <= samples for k in run.eval.k):
+        says = f"pass@k needs k from 1 to eval.samples_per_prompt={samples}"
+        yield Problem("", "eval.k", says, f"Set eval.samples_per_prompt={max(1, *run.eval.k)}, or smaller k.")
+
+
+def best_metric(run: RunConfig) -> Iterator[Problem]:
+    best = run.checkpoint.best
+    if best is not None and best.startswith("eval/") and not run.eval.every:
+        yield Problem("", "checkpoint.best", "the run evaluates nothing", "Set eval.every=10, for example.")
 
 
 def reward_source(run: RunConfig) -> Iterator[Problem]:
@@ -253,11 +290,18 @@ def reward_source(run: RunConfig) -> Iterator[Problem]:
 
 def reward_labels(run: RunConfig) -> Iterator[Problem]:
     """`exact` and `math` compare with a label."""
-    for key, part in named_rewards(run):
+    yield from missing_labels("data", run.data, named_parts("reward", run.reward))
+    if run.eval.data or run.eval.reward:
+        source, key = "eval.data" if run.eval.data else "data", "eval.reward" if run.eval.reward else "reward"
+        yield from missing_labels(source, eval_data(run), named_parts(key, eval_reward(run)))
+
+
+def missing_labels(source: str, data: Data, rewards: Sequence[tuple[str, Any]]) -> Iterator[Problem]:
+    for key, part in rewards:
         needs_label = isinstance(part, RuleReward) and part.rule in ("exact", "math")
-        if needs_label and run.data.label_column is None and not isinstance(run.data, ToyData):
-            fix = "Set data.label_column to the column with the answers."
-            yield Problem("", f"{key}.rule", f"compares with a label, and data={run.data.name} has none", fix)
+        if needs_label and data.label_column is None and not isinstance(data, ToyData):
+            fix = f"Set {source}.label_column to the column with the answers."
+            yield Problem("", f"{key}.rule", f"compares with a label, and {source}={data.name} has none", fix)
 
 
 def reward_function(run: RunConfig) -> Iterator[Problem]:
@@ -505,6 +549,8 @@ RULES: list[Rule] = [
     data_template,
     letters_only,
     model_folder,
+    evaluation,
+    best_metric,
     reward_source,
     reward_labels,
     reward_function,

@@ -431,7 +431,9 @@ class Trained(Section):
 
 @dataclass
 class Policy(Trained):
-    pass
+    ema: float = number(0.0, ge=0, lt=1)
+    """Also keep an exponential moving average of the weights, e <- ema e + (1 - ema) w after each optimizer step, and
+    export it as `model-ema`. 0: none."""
 
 
 @dataclass
@@ -580,11 +582,40 @@ class Tracking(Section):
 
 
 @dataclass
+class Eval(Section):
+    """Evaluation during training: responses to prompts of its own, judged by a reward of its own."""
+
+    every: int = number(0, ge=0)
+    """Steps between evaluations; there is also one before the first step and one after the last. 0: none at all."""
+    data: Optional[Data] = None
+    """Prompts: `data@eval.data=<name>`. null: those of the training."""
+    reward: Optional[Reward] = None
+    """Judge: `reward@eval.reward=<name>`. null: the training's; a rule that comes with the data is `eval.data`'s."""
+    limit: Optional[int] = number(None, ge=1)
+    """Use the first `limit` rows. null: as the data says."""
+    source_column: Optional[str] = None
+    """Column whose values name data sources; each gets metrics of its own, `eval/SOURCE/...`."""
+    samples_per_prompt: int = number(1, ge=1)
+    """Responses to each prompt; lengths, stop strings and top-k as in `rollout`."""
+    temperature: float = number(1.0, gt=0, le=10)
+    top_p: float = number(1.0, gt=0, le=1)
+    k: List[int] = field(default_factory=lambda: [1])
+    """Of pass@k and, above 1, maj@k."""
+    correct_at: float = 1.0
+    """A response is correct if its reward is at least this."""
+
+
+@dataclass
 class Checkpoint(Section):
     every: int = number(0, ge=0)
     """Steps between saves. 0: only at the end."""
     keep: int = number(2, ge=1)
     """Newest checkpoints that stay."""
+    best: Optional[str] = None
+    """Metric, such as `eval/pass@1`. Whenever it improves, the run is saved with the exported model, and that
+    checkpoint, `checkpoints/best`, stays until the next best."""
+    best_mode: str = choice("max", "max", "min")
+    """Whether the largest or the smallest is the best."""
 
 
 @dataclass
@@ -605,6 +636,7 @@ class RunConfig(Section):
     reference: Reference = part(Reference)
     guard: Guard = part(Guard)
     strategy: Strategy = part(Strategy)
+    eval: Eval = part(Eval)
     checkpoint: Checkpoint = part(Checkpoint)
     steps: int = number(100, ge=1)
     """Passes of the loop: sample, score, learn."""

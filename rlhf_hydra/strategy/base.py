@@ -43,22 +43,27 @@ class Trainer(Protocol):
     def blend(self, weights: Iterable[tuple[str, Tensor]], keep: float) -> None:
         """Each named parameter <- keep * itself + (1 - keep) * the tensor. All ranks must call it."""
 
+    def averages(self) -> Iterator[tuple[str, Tensor]]:
+        """The moving average of every parameter, whole; nothing where none is kept. All ranks must iterate."""
+
     def save(self, folder: Path) -> None:
-        """Weights and optimizer, exactly; all ranks must call it."""
+        """Weights, their average and the optimizer, exactly; all ranks must call it."""
 
     def load(self, folder: Path) -> None:
         """What `save` wrote."""
 
 
-def build_trainer(cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank) -> Trainer:
-    """`optim` None: the model is only read."""
+def build_trainer(
+    cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank, ema: float = 0.0
+) -> Trainer:
+    """`optim` None: the model is only read. `ema`: decay of the moving average of its weights; 0: there is none."""
     if cfg.name == "deepspeed":
         from rlhf_hydra.strategy.deepspeed import DeepSpeedTrainer
 
-        return DeepSpeedTrainer(cfg, model, optim, total_steps, rank)
+        return DeepSpeedTrainer(cfg, model, optim, total_steps, rank, ema)
     from rlhf_hydra.strategy.single import SingleTrainer
 
-    return SingleTrainer(cfg, model, optim, total_steps, rank)
+    return SingleTrainer(cfg, model, optim, total_steps, rank, ema)
 
 
 def contagious(loss: Tensor) -> Tensor:

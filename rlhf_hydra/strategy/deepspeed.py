@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_hydra.config.schema import Optim, Strategy
+from rlhf_hydra.strategy.average import Average
 from rlhf_hydra.strategy.base import Rank, learning_rate, parameter_groups
 
 TAG = "state"
@@ -20,7 +21,9 @@ TAG = "state"
 class DeepSpeedTrainer:
     """Expects MASTER_ADDR and MASTER_PORT in the environment when the role has several workers."""
 
-    def __init__(self, cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank) -> None:
+    def __init__(
+        self, cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank, ema: float = 0.0
+    ) -> None:
         compile_ops(cfg)
         import deepspeed
 
@@ -33,6 +36,7 @@ class DeepSpeedTrainer:
             arguments["optimizer"] = self._optimizer(cfg, model, optim)
         self.engine, *_ = deepspeed.initialize(**arguments)
         self.device = self.engine.device
+        self.average = Average(self.engine.module, ema) if ema else None
 
     def _optimizer(self, cfg: Strategy, model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
         options: dict[str, Any] = {"lr": optim.lr, "betas": (optim.beta1, optim.beta2), "eps": optim.eps}
@@ -62,6 +66,8 @@ class DeepSpeedTrainer:
             self.engine.zero_grad()
             return {"grad_norm": plain, "lr": lr, "skipped": 1.0}
         self.engine.step()  # with sharded states it checks the norm itself
+        if self.average is not None:
+            self.average.update()
         norm = self.engine.get_global_grad_norm()
         skipped = not self.engine.was_step_applied()
         return {"grad_norm": plain if norm is None else float(norm), "lr": lr, "skipped": float(skipped)}
@@ -92,14 +98,25 @@ class DeepSpeedTrainer:
                 if not shared or self.rank.index == 0:
                     parameter.mul_(keep).add_(tensor.to(parameter), alpha=1 - keep)
 
+    def averages(self) -> Iterator[tuple[str, Tensor]]:
+        if self.average is not None:
+            yield from self.average.weights()
+
     def save(self, folder: Path) -> None:
         self.engine.save_checkpoint(str(folder), tag=TAG, client_state={"steps": self.steps}, save_latest=False)
+        if self.average is not None:
+            torch.save(self.average.state(), self._average_file(folder))
 
     def load(self, folder: Path) -> None:
         path, client = self.engine.load_checkpoint(str(folder), tag=TAG)
         if path is None:
             raise FileNotFoundError(f"{folder} holds no DeepSpeed state of {self.rank.size} workers")
         self.steps = client["steps"]
+        if self.average is not None:
+            self.average.load_state(torch.load(self._average_file(folder), weights_only=True))
+
+    def _average_file(self, folder: Path) -> Path:
+        return folder / TAG / f"average-{self.rank.index}.pt"
 
 
 def compile_ops(cfg: Strategy) -> None:

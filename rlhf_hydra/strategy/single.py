@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_hydra.config.schema import Optim, Strategy
+from rlhf_hydra.strategy.average import Average
 from rlhf_hydra.strategy.base import Rank, dtype_of, learning_rate, parameter_groups
 
 
 class SingleTrainer:
-    def __init__(self, cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank) -> None:
+    def __init__(
+        self, cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank, ema: float = 0.0
+    ) -> None:
         if rank.size > 1 and optim is not None:
             raise ValueError(
                 f"strategy.name=single trains with one worker, not {rank.size}; take strategy.name=deepspeed"
@@ -23,6 +26,7 @@ class SingleTrainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).requires_grad_(optim is not None)
         self.optim, self.total_steps, self.steps = optim, total_steps, 0
+        self.average = Average(self.model, ema) if ema else None
         self.dtype = dtype_of(cfg.dtype)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         if optim is not None:
@@ -53,6 +57,8 @@ class SingleTrainer:
         self.scaler.update()
         self.optimizer.zero_grad()
         self.steps += 1
+        if self.average is not None:
+            self.average.update()
         return {"grad_norm": float(norm), "lr": lr, "skipped": float(not finite)}
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -65,6 +71,10 @@ class SingleTrainer:
         for name, tensor in weights:
             parameters[name].mul_(keep).add_(tensor.to(parameters[name]), alpha=1 - keep)
 
+    def averages(self) -> Iterator[tuple[str, Tensor]]:
+        if self.average is not None:
+            yield from self.average.weights()
+
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         state = {
@@ -72,6 +82,7 @@ class SingleTrainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "steps": self.steps,
+            "average": self.average.state() if self.average is not None else [],
         }
         torch.save(state, folder / "trainer.pt")
 
@@ -81,3 +92,5 @@ class SingleTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.steps = state["steps"]
+        if self.average is not None:
+            self.average.load_state(state["average"])

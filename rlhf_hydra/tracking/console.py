@@ -27,11 +27,14 @@ KEYS = {
     "response/tokens_mean": "tokens",
     "train/loss": "loss",
     "eval/loss": "eval loss",
+    "eval/mean": "eval",
+    "eval/pass@1": "pass@1",
 }
 """The metrics that a person watches, and what they are called on a line."""
 
 CONTENTS = {
     "model": "the trained model, a Hugging Face folder",
+    "model-ema": "the moving average of its weights",
     "curves.png": "curves",
     "metrics.jsonl": "all metrics, one line a step",
     "samples.jsonl": "responses with their rewards",
@@ -57,7 +60,8 @@ class Terminal(Tracker):
         self._console.print(config_tree(run), "")
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        self._step_s.append(metrics.get("time/step_s", 0.0))
+        if "time/step_s" in metrics:
+            self._step_s.append(metrics["time/step_s"])
         numbers, rate = key_numbers(metrics), self._rate(step)
         if not self._console.is_terminal:
             self._console.print(f"step {step}/{self._run.steps}  {numbers}  {rate}", highlight=False)
@@ -70,6 +74,8 @@ class Terminal(Tracker):
 
     def _rate(self, step: int) -> str:
         """Usual seconds per step of the last 20 (the first one often compiles), and what is left at that rate."""
+        if not self._step_s:
+            return ""
         pace = statistics.median(self._step_s)
         return f"{pace:.2f} s/step  ETA {duration(pace * (self._run.steps - step))}"
 
@@ -81,7 +87,8 @@ class Terminal(Tracker):
         rows = jsonl.read(self._folder / jsonl.METRICS)
         parts: list[RenderableType] = [Text(detail, style=COLORS[status])] if detail else []
         parts += [curves(rows)] if rows else []
-        title = f"[bold]{status}[/] after {len(rows)} of {self._run.steps} steps, {_spent(rows)}"
+        done = rows[-1]["step"] if rows else 0
+        title = f"[bold]{status}[/] after {done} of {self._run.steps} steps, {_spent(rows)}"
         panel = Panel(Group(*parts), title=title, title_align="left", border_style=COLORS[status], expand=False)
         self._console.print("", panel)
         self._say_places(status)
@@ -175,7 +182,7 @@ def duration(seconds: float) -> str:
 
 
 def _spent(rows: list[dict[str, Any]]) -> str:
-    return duration(sum(row.get("time/step_s") or 0.0 for row in rows))
+    return duration(sum(row.get("time/step_s") or row.get("time/eval_s") or 0.0 for row in rows))
 
 
 def _bar(console: Console) -> Progress:

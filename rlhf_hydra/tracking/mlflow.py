@@ -44,7 +44,7 @@ class MLflow(Tracker):
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         for name, value in metrics.items():
-            self._client.log_metric(self._id, name, value, step=step)
+            self._client.log_metric(self._id, name.replace("@", "_at_"), value, step=step)  # it refuses `pass@1`
 
     def finish(self, status: Status, detail: str = "") -> None:
         ended = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[status]

@@ -14,6 +14,8 @@ PANELS = {
     "response/tokens_mean": ("response tokens", "#2f5f9e"),
     "train/loss": ("training loss", "#5b4a9b"),
     "eval/loss": ("evaluation loss", "#8a6d1d"),
+    "eval/mean": ("evaluation: reward", "#0f6f7a"),
+    "eval/pass@1": ("evaluation: pass@1", "#8a6d1d"),
 }
 """Metric -> title and colour; a run gets a panel for each that it logged."""
 

@@ -9,10 +9,10 @@ Status = Literal["done", "stopped", "failed"]
 
 
 class Tracker:
-    """Listens to a run and ignores what it does not override. `step` counts from 1."""
+    """Listens to a run and ignores what it does not override. `step` counts from 1; 0 is before the first."""
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        """Numbers of one step, named `role/name`."""
+        """Numbers of one step, named `role/name`; an evaluation after it comes as a line of its own."""
 
     def samples(self, rows: Sequence[Row], step: int) -> None:
         """Some responses of the step: prompt, response, reward and what else is known of each."""

@@ -24,6 +24,7 @@ class ReferenceWorker:
 
     optim: Optim | None = None
     total_updates = 0
+    ema = 0.0
 
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.run, self.folder, self.rank = run, folder, rank
@@ -31,7 +32,7 @@ class ReferenceWorker:
         if self.optim is not None and run.strategy.gradient_checkpointing:
             model.lm.gradient_checkpointing_enable({"use_reentrant": False})
         self.lm = model.lm
-        self.trainer = build_trainer(run.strategy, model, self.optim, self.total_updates, rank)
+        self.trainer = build_trainer(run.strategy, model, self.optim, self.total_updates, rank, self.ema)
 
     def logprobs(self, shard: Shard, temperature: float) -> Tensor:
         """[b, T] of the shard's rows, at this temperature."""
@@ -59,7 +60,7 @@ class ReferenceWorker:
 
 class PolicyWorker(ReferenceWorker):
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
-        self.optim = run.policy.optim
+        self.optim, self.ema = run.policy.optim, run.policy.ema
         steps = max(1, run.steps - warmup_steps(run))
         self.total_updates = steps * updates_per_step(run, run.policy.samples_per_update)
         self.algorithm = algorithm(run.algo, run.rollout)
@@ -93,9 +94,15 @@ class PolicyWorker(ReferenceWorker):
                 yield bucket
 
     def export(self, folder: Path) -> None:
-        """Write the model as a Hugging Face folder (rank 0 writes, all ranks must call it)."""
+        """Write the model as a Hugging Face folder, and its moving average beside it as `FOLDER-ema` where there is one
+        (rank 0 writes, all ranks must call it)."""
+        self._export(folder, self.trainer.weights())
+        if self.ema:
+            self._export(folder.with_name(f"{folder.name}-ema"), self.trainer.averages())
+
+    def _export(self, folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
         dtype = dtype_of(self.run.strategy.dtype)
-        state = {name.removeprefix("lm."): tensor.to(dtype).cpu() for name, tensor in self.trainer.weights()}
+        state = {name.removeprefix("lm."): tensor.to(dtype).cpu() for name, tensor in weights}
         if self.rank.index == 0:
             self.lm.save_pretrained(folder, state_dict=state)
             AutoTokenizer.from_pretrained(self.folder).save_pretrained(folder)

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoTokenizer
 
 from rlhf_hydra.batch import RolloutBatch
+from rlhf_hydra.config.layout import eval_reward
 from rlhf_hydra.config.schema import ModelReward, RunConfig
 from rlhf_hydra.data.packing import partition
 from rlhf_hydra.models.hub import resolve
@@ -19,12 +20,20 @@ from rlhf_hydra.strategy.base import Rank, dtype_of
 class RewardWorker:
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.scorer = build(run.reward, lambda reward: RewardModel(reward, run, folder))
+        self.judge = self.scorer
+        if run.eval.every and eval_reward(run) is not run.reward:
+            self.judge = build(eval_reward(run), lambda reward: RewardModel(reward, run, folder))
 
     def score(self, samples: list[Sample]) -> Scores:
         return self.scorer(samples)
 
+    def evaluate(self, samples: list[Sample]) -> Scores:
+        """By `eval.reward`."""
+        return self.judge(samples)
+
     def close(self) -> None:
         self.scorer.close()
+        self.judge.close()
 
 
 class RewardModel:

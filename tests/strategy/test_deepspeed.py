@@ -98,7 +98,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(make_run):
     def of(strategy):
-        return make_run(steps=STEPS, strategy=strategy, policy=Policy(optim=OPTIM, samples_per_update=8))
+        return make_run(steps=STEPS, strategy=strategy, policy=Policy(optim=OPTIM, samples_per_update=8, ema=0.5))
 
     return of
 
@@ -128,7 +128,12 @@ def single(model, batch, runs):
     ((part,), _), totals = shards(batch, 1, MAX_TOKENS), StepTotals.of(batch)
     start = {name: tensor.clone() for name, tensor in worker.weights()}
     metrics = [worker.step(part, totals, 0.0) for _ in range(STEPS)]
-    return {"start": start, "metrics": metrics, "weights": dict(worker.weights())}
+    return {
+        "start": start,
+        "metrics": metrics,
+        "weights": dict(worker.weights()),
+        "average": dict(worker.trainer.averages()),
+    }
 
 
 def close(found, wanted, tolerance):
@@ -188,3 +193,28 @@ def test_a_reference_says_what_the_policy_said_at_first(trained, case, size):
     for rank in trained[case, size]:
         close({"": rank["reference"]}, {"": rank["before"]}, 0)
         assert rank["before"].abs().max() > 1
+
+
+@pytest.mark.parametrize(("case", "size"), FLOAT32)
+def test_the_moving_average_equals_that_of_one_plain_process(trained, single, case, size):
+    """0.5 of the start, and 0.25 and 0.25 of two of the steps after it, by then some way apart."""
+    assert moved(strip(single["average"]), single["weights"]) > 1e-3
+    for rank in trained[case, size]:
+        close(rank["average"], single["average"], 1e-6)
+
+
+@pytest.mark.parametrize(("case", "size"), PAIRS)
+def test_the_moving_average_goes_on_exactly_after_save_and_load(trained, case, size):
+    for rank in trained[case, size]:
+        close(rank["average resumed"], rank["average"], 0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_exports_the_moving_average_beside_the_model(folder, trained, case):
+    model = AutoModelForCausalLM.from_pretrained(folder / f"{case}-2-model-ema", dtype=torch.float32)
+    wanted = strip(trained[case, 2][0]["average"])
+    close(dict(model.named_parameters()), wanted, 1e-2 if case == "bfloat16" else 0)
+
+
+def strip(weights):
+    return {name.removeprefix("lm."): tensor for name, tensor in weights.items()}

@@ -120,3 +120,31 @@ def test_several_workers_need_deepspeed():
     with pytest.raises(ValueError, match="strategy.name=deepspeed"):
         build_trainer(Strategy(), network(), OPTIM, 1, Rank(0, 2))
     build_trainer(Strategy(), network(), None, 1, Rank(0, 2))  # reading does
+
+
+def test_the_moving_average_by_hand():
+    # w = 2, 1, 0: the first step of Adam moves by lr = 1 whatever the gradient, and so does the second if it is equal.
+    # e = 2; 0.75 * 2 + 0.25 * 1 = 1.75; 0.75 * 1.75 + 0.25 * 0 = 1.3125.
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 2.0)
+    optim = Optim(lr=1.0, schedule="constant", warmup_ratio=0, max_grad_norm=0)
+    t = SingleTrainer(Strategy(), model, optim, 2, Rank(), ema=0.75)
+    for wanted in (1.75, 1.3125):
+        t.backward(t.forward(torch.ones(1, 1), train=True).sum(), last=True)
+        t.step()
+        assert dict(t.averages())["weight"].item() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_moving_average_is_saved_and_there_only_when_asked_for(tmp_path):
+    def make(ema):
+        return SingleTrainer(Strategy(), network(), OPTIM, 10, Rank(), ema=ema)
+
+    first, second = make(0.9), make(0.9)
+    update(first)
+    first.save(tmp_path)
+    second.load(tmp_path)
+    for t in (first, second):
+        update(t)
+    assert same(dict(first.averages()), dict(second.averages()))
+    assert not same(dict(first.averages()), snapshot(first))
+    assert not list(make(0.0).averages())

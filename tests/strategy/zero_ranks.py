@@ -27,6 +27,10 @@ def weights(worker):
     return {name: tensor.clone() for name, tensor in worker.weights()}
 
 
+def averages(worker):
+    return {name: tensor.clone() for name, tensor in worker.trainer.averages()}
+
+
 def start(kind, run, model, rank):
     """With the output layer in chunks, of which the ranks have different numbers."""
     worker = kind(run, model, rank)
@@ -49,6 +53,7 @@ def case(name, run, model, batch, rank, folder):
     other.load(state)
     train(other, batch, rank, 1)
     out = {"metrics": metrics, "weights": straight, "resumed": weights(other), "before": before, "reference": reference}
+    out |= {"average": averages(worker), "average resumed": averages(other)}
     worker.export(folder / f"{name}-{rank.size}-model")
     torch.save(out, folder / f"{name}-{rank.size}-{rank.index}.pt")
 

@@ -1,0 +1,231 @@
+"""The same GRPO work here and in TRL's GRPOTrainer, in turn, each in a process of its own.
+
+    python3.11 -m venv /tmp/trl-venv
+    /tmp/trl-venv/bin/pip install torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
+    /tmp/trl-venv/bin/pip install trl==1.16.0
+    .venv/bin/python benchmarks/grpo_vs_trl.py --trl /tmp/trl-venv/bin/python
+
+The work: 8 prompts x 8 responses of exactly 64 tokens, one update a rollout, a reference for the KL term, 20 steps; a
+randomly initialised Llama of 3.1 million parameters in float32 learns to repeat the letter that it is given. Model
+files, prompts, reward, loss, optimizer and threads are the same; random numbers are not. `--cluster cpu` measures
+this side over Ray with vLLM and DeepSpeed. Of `--repeats` the quickest counts.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PROMPTS, SAMPLES, TOKENS, LR, BETA = 8, 8, 64, 1e-3, 0.04
+LETTERS = "abcdefghijklmnop"
+MODEL = {"layers": 4, "hidden_size": 256, "heads": 4, "kv_heads": 4, "context_tokens": 512, "vocab_size": 19}
+PHASES = ("generate", "score", "train", "sync")
+HERE = Path(__file__).resolve().parents[1]
+
+
+def echo(prompt: str, response: str) -> float:
+    """Share of the response that repeats the prompt's letter; as `reward.rule=echo`."""
+    return sum(c == prompt for c in response) / max(len(response), 1)
+
+
+def build_model(folder: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from rlhf_hydra.models.tiny import letter_tokenizer
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=MODEL["vocab_size"], hidden_size=MODEL["hidden_size"], intermediate_size=680,
+        num_hidden_layers=MODEL["layers"], num_attention_heads=MODEL["heads"], num_key_value_heads=MODEL["kv_heads"],
+        max_position_embeddings=MODEL["context_tokens"], tie_word_embeddings=False, initializer_range=0.05,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    letter_tokenizer().save_pretrained(folder)
+    print(f"model: {model.num_parameters() / 1e6:.2f} million parameters")
+
+
+# ------------------------------------------------------------------------------------------------------- here
+
+
+def here_command(model: Path, out: Path, steps: int, seed: int, cluster: str) -> list[str]:
+    facts = [f"model.{key}={value}" for key, value in MODEL.items()]
+    return [
+        sys.executable, "-m", "rlhf_hydra", "algo=grpo", "model=tiny", f"model.path={model}", *facts,
+        f"cluster={cluster}", "data=toy", f"data.letters={len(LETTERS)}", "reward=rule", f"steps={steps}",
+        f"seed={seed}", f"outputs={out}", f"hydra.run.dir={out}/run", f"algo.kl.coef={BETA}",
+        f"rollout.prompts_per_step={PROMPTS}", f"rollout.samples_per_prompt={SAMPLES}",
+        f"rollout.max_response_tokens={TOKENS}", f"rollout.min_response_tokens={TOKENS}",
+        f"policy.samples_per_update={PROMPTS * SAMPLES}", f"policy.optim.lr={LR}",
+        "policy.optim.schedule=constant", "policy.optim.warmup_ratio=0",
+    ]  # fmt: skip
+
+
+def read_here(out: Path) -> dict[str, Any]:
+    rows = [json.loads(line) for line in (out / "run/metrics.jsonl").read_text().splitlines()]
+    return {
+        "rewards": [row["reward/mean"] for row in rows],
+        "tokens": sum(row["tokens/generated"] for row in rows),
+        "loop_s": sum(row["time/step_s"] for row in rows),
+        "phases": {phase: sum(row[f"time/{phase}_s"] for row in rows) for phase in PHASES},
+    }
+
+
+# -------------------------------------------------------------------------------------------------------- TRL
+
+
+def run_trl(model: str, out: Path, steps: int, seed: int) -> None:
+    """In TRL's environment."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    spent = {"generate": 0.0, "score": 0.0, "step": 0.0, "tokens": 0.0}
+
+    class Timed(GRPOTrainer):
+        def _generate(self, *args, **kwargs):
+            with stopwatch(spent, "generate"):
+                return super()._generate(*args, **kwargs)
+
+        def _generate_and_score_completions(self, *args, **kwargs):
+            with stopwatch(spent, "score"):
+                made = super()._generate_and_score_completions(*args, **kwargs)
+            spent["tokens"] += float(made["completion_mask"].sum())
+            return made
+
+    class Steps(TrainerCallback):
+        def on_step_begin(self, *args, **kwargs):
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *args, **kwargs):
+            spent["step"] += time.perf_counter() - self.start
+
+    def reward(prompts, completions, **_):
+        return [echo(p, c) for p, c in zip(prompts, completions, strict=True)]
+
+    config = GRPOConfig(
+        output_dir=str(out / "trl"), per_device_train_batch_size=PROMPTS * SAMPLES, num_generations=SAMPLES,
+        max_completion_length=TOKENS, generation_kwargs={"min_new_tokens": TOKENS}, max_steps=steps, learning_rate=LR,
+        lr_scheduler_type="constant", adam_beta2=0.95, beta=BETA, loss_type="dapo", bf16=False, use_cpu=True,
+        gradient_checkpointing=False, seed=seed, logging_steps=1, disable_tqdm=True, report_to="none",
+        save_strategy="no", temperature=1.0,
+    )  # fmt: skip
+    rows = Dataset.from_list([{"prompt": LETTERS[i % len(LETTERS)]} for i in range(256)])
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    trainer = Timed(
+        model=policy, reward_funcs=reward, args=config, train_dataset=rows, processing_class=tokenizer,
+        callbacks=[Steps()],
+    )  # fmt: skip
+    trainer.train()
+    score = spent["score"] - spent["generate"]
+    phases = {"generate": spent["generate"], "score": score, "train": spent["step"] - spent["score"], "sync": 0.0}
+    rewards = [row["reward"] for row in trainer.state.log_history if "reward" in row]
+    result = {"rewards": rewards, "tokens": spent["tokens"], "loop_s": spent["step"], "phases": phases}
+    (out / "trl.json").write_text(json.dumps(result))
+
+
+@contextmanager
+def stopwatch(spent: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    spent[name] += time.perf_counter() - start
+
+
+# ---------------------------------------------------------------------------------------------------- measure
+
+
+def measured(command: list[str], threads: int) -> dict[str, float]:
+    """Wall and CPU seconds of a process with all that it starts, imports and all."""
+    env = os.environ | {
+        "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+    before, start = cpu_of_children(), time.perf_counter()
+    done = subprocess.run(command, cwd=HERE, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wall = time.perf_counter() - start
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stdout[-4000:]}")
+    collect_orphans()
+    return {"wall_s": wall, "cpu_s": cpu_of_children() - before}
+
+
+def cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def adopt_orphans() -> None:
+    """Processes whose parent ends become this one's, so that their CPU time is counted: Ray's are such."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def collect_orphans() -> None:
+    try:
+        while True:
+            os.waitpid(-1, 0)
+    except ChildProcessError:
+        pass
+
+
+def report(name: str, side: dict[str, Any]) -> None:
+    phases = "  ".join(f"{phase} {seconds:.2f}" for phase, seconds in side["phases"].items())
+    print(f"{name:<12} {side['tokens'] / side['loop_s']:7.0f} tokens/s  loop {side['loop_s']:.2f} s ({phases})")
+    print(f"{'':<12} process {side['wall_s']:.1f} s wall, {side['cpu_s']:.1f} s CPU, start and export included")
+    print(f"{'':<12} reward {' '.join(f'{reward:.2f}' for reward in side['rewards'])}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trl", help="Python with TRL; without it only this side is measured")
+    parser.add_argument("--cluster", default="local", choices=["local", "cpu"])
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--side", nargs=3, metavar=("MODEL", "OUT", "SEED"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        return run_trl(args.side[0], Path(args.side[1]), args.steps, int(args.side[2]))
+    adopt_orphans()
+    best: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        build_model(model := Path(folder) / "model")
+        for seed in range(args.repeats):
+            out = Path(folder) / str(seed)
+            out.mkdir()
+            spent = measured(here_command(model, out, args.steps, seed, args.cluster), args.threads)
+            keep(best, f"here, {args.cluster}", read_here(out) | spent)
+            if args.trl:
+                side = ["--side", str(model), str(out), str(seed)]
+                spent = measured([args.trl, __file__, "--steps", str(args.steps), *side], args.threads)
+                keep(best, "TRL", json.loads((out / "trl.json").read_text()) | spent)
+    if args.trl:
+        here, trl = best[f"here, {args.cluster}"], best["TRL"]
+        speed = here["tokens"] / here["loop_s"] / (trl["tokens"] / trl["loop_s"])
+        whole = here["tokens"] / here["wall_s"] / (trl["tokens"] / trl["wall_s"])
+        cpu = trl["cpu_s"] / here["cpu_s"]
+        print(f"ratios       tokens/s {speed:.2f}  with start and export {whole:.2f}  CPU seconds {cpu:.2f}")
+
+
+def keep(best: dict[str, dict[str, Any]], name: str, side: dict[str, Any]) -> None:
+    report(name, side)
+    if name not in best or side["loop_s"] < best[name]["loop_s"]:
+        best[name] = side
+
+
+if __name__ == "__main__":
+    main()
