@@ -1,7 +1,6 @@
 """Evaluation during training, in this process; and the best checkpoint, which it usually decides."""
 
 import json
-from pathlib import Path
 
 import pytest
 from driving import SMALL, compose, metrics, run
@@ -158,6 +157,6 @@ def test_the_run_file_brings_the_evaluation_back(tmp_path):
     from rlhf_hydra.config.saved import load_run_yaml, save_run_yaml
 
     asked = compose(*GRPO, "data@eval.data=gsm8k", "reward@eval.reward=rule", "eval.every=2")
-    save_run_yaml(asked, Path(tmp_path / "run.yaml"))
+    save_run_yaml(asked, tmp_path / "run.yaml", "python -m rlhf_hydra")
     found = load_run_yaml(tmp_path / "run.yaml")
     assert found.eval == asked.eval and type(found.eval.reward) is type(asked.eval.reward)

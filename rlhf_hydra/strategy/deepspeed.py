@@ -66,10 +66,10 @@ class DeepSpeedTrainer:
             self.engine.zero_grad()
             return {"grad_norm": plain, "lr": lr, "skipped": 1.0}
         self.engine.step()  # with sharded states it checks the norm itself
-        if self.average is not None:
+        skipped = not self.engine.was_step_applied()
+        if self.average is not None and not skipped:
             self.average.update()
         norm = self.engine.get_global_grad_norm()
-        skipped = not self.engine.was_step_applied()
         return {"grad_norm": plain if norm is None else float(norm), "lr": lr, "skipped": float(skipped)}
 
     def _plain_norm(self) -> float:

@@ -57,7 +57,7 @@ class SingleTrainer:
         self.scaler.update()
         self.optimizer.zero_grad()
         self.steps += 1
-        if self.average is not None:
+        if self.average is not None and finite:
             self.average.update()
         return {"grad_norm": float(norm), "lr": lr, "skipped": float(not finite)}
 
