@@ -523,7 +523,7 @@ class ToyData(Data):
 
     rows: int = number(256, ge=1)
     letters: int = number(8, ge=2, le=26)
-    """Chance is about one in `letters`."""
+    """Different prompts. Chance is one in the tokenizer's vocabulary."""
 
 
 @dataclass
