@@ -1,7 +1,7 @@
 """The same GRPO work here and in TRL's GRPOTrainer, in turn, each in a process of its own.
 
     python3.11 -m venv /tmp/trl-venv
-    /tmp/trl-venv/bin/pip install torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
+    /tmp/trl-venv/bin/pip install torch==2.13.0     # the same build as here
     /tmp/trl-venv/bin/pip install trl==1.16.0
     .venv/bin/python benchmarks/grpo_vs_trl.py --trl /tmp/trl-venv/bin/python
 
