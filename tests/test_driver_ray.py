@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -113,13 +114,19 @@ def nothing_is_left(ray) -> bool:
     return all(a["State"] == "DEAD" for a in actors) and all(g["state"] == "REMOVED" for g in groups)
 
 
-def processes_with(variable: str) -> list[str]:
-    """Living processes that inherited this environment variable."""
+def processes_with(variable: str, patience_s: float = 20.0) -> list[str]:
+    """Processes that inherited this environment variable and do not end by themselves either: Ray's are told to end
+    when the run does, and a busy machine takes a moment to let them."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
         try:
-            if variable.encode() in (folder / "environ").read_bytes().split(b"\0") and int(folder.name) != os.getpid():
-                found.append((folder / "cmdline").read_text().replace("\0", " "))
+            if pid == os.getpid() or variable.encode() not in (folder / "environ").read_bytes().split(b"\0"):
+                continue
+            command, ended = (folder / "cmdline").read_text().replace("\0", " "), os.pidfd_open(pid)
         except OSError:  # gone, or not ours
             continue
-    return [command for command in found if command]
+        if command and not select.select([ended], [], [], patience_s)[0]:
+            found.append(command)
+        os.close(ended)
+    return found
