@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.tracking.tracker import Row, Status, Tracker
@@ -20,7 +21,7 @@ class WandB(Tracker):
     def __init__(self, run: RunConfig, folder: Path) -> None:
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         self.is_offline = mode == "offline"
         identity = re.sub(r"[^\w-]", "-", "-".join(folder.resolve().parts[-2:]))
         self._table = wandb.Table
