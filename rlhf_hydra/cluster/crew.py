@@ -35,7 +35,6 @@ class Crew:
     reference: TokenModel | None = None
     critic: TokenModel | None = None
     critic_shares_gpus: bool = False
-
     reference_moves: bool = False
 
     def trained(self) -> dict[str, Group]:
