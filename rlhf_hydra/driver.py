@@ -41,9 +41,9 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
         rows, report = load_prompts(run.data, tokenizer, run.rollout.max_prompt_tokens)
         tracker.note(str(report))
 
-        algorithm = build_algorithm(run.algo, run.rollout)
-        prompts, kl = PromptStream(rows, run.seed), KLController(run.algo.kl)
-        rewards, watch = RewardNormalizer(run.algo.shaping), Watch(run.guard)
+        algorithm = build_algorithm(run.rl, run.rollout)
+        prompts, kl = PromptStream(rows, run.seed), KLController(run.rl.kl)
+        rewards, watch = RewardNormalizer(run.rl.shaping), Watch(run.guard)
         tolerance = parity_tolerance(run)
         evaluator = Evaluator(run, tokenizer, tracker.note)
         parts: dict[str, checkpoint.Stateful] = {"prompts": prompts, "kl": kl, "rewards": rewards}

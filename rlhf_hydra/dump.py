@@ -56,7 +56,7 @@ def replay(folder: Path) -> dict[str, float]:
     about = json.loads((folder / "step.json").read_text())
     batch = RolloutBatch(**torch.load(folder / "batch.pt", weights_only=True))
     model = resolve(run.model.path, run.model.hub, run.model.revision)
-    with start_crew(run, algorithm(run.algo, run.rollout), model, print) as crew:
+    with start_crew(run, algorithm(run.rl, run.rollout), model, print) as crew:
         crew.load(folder.resolve())
         return learn(crew, batch, run, about["step"], about["kl_coef"])
 

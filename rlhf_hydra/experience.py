@@ -83,9 +83,9 @@ def collect(
     Each round asks for as many prompts as are missing, so what is accepted is never thrown away. The metrics of a
     filtered step are about everything that was sampled, since what was kept is not a fair sample of the policy.
     """
-    accept = filtering.criterion(run.algo.filter)
+    accept = filtering.criterion(run.rl.filter)
     wanted, rounds, accepted = run.rollout.prompts_per_step, list[Sampled](), list[bool]()
-    while not rounds or (accept and sum(accepted) < wanted and len(rounds) < run.algo.filter.max_rounds):
+    while not rounds or (accept and sum(accepted) < wanted and len(rounds) < run.rl.filter.max_rounds):
         asked = prompts.take(wanted - sum(accepted))
         rounds.append(sample(crew, asked, tokenizer, algorithm, run, step, len(rounds), len(accepted)))
         if accept:

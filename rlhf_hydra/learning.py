@@ -35,17 +35,17 @@ def learn(crew: Crew, batch: RolloutBatch, run: RunConfig, step: int, kl_coef: f
     if crew.critic is None or step > run.critic.warmup_steps:
         for minibatch in minibatches(batch.only(*POLICY_READS), run.policy.samples_per_update, run, step):
             policy.append(crew.policy.step(minibatch, kl_coef))
-            if run.algo.stop_kl is not None and policy[-1].get()["policy/update_kl"] > run.algo.stop_kl:
+            if run.rl.stop_kl is not None and policy[-1].get()["policy/update_kl"] > run.rl.stop_kl:
                 break
     return mean(critic) | mean(policy) | {"policy/updates": float(len(policy))}
 
 
 def minibatches(batch: RolloutBatch, size: int, run: RunConfig, step: int) -> Iterator[RolloutBatch]:
     """`size` rows at a time, `epochs` times over; in a new order each time, unless there is just one update."""
-    if size == len(batch) and run.algo.epochs == 1:
+    if size == len(batch) and run.rl.epochs == 1:
         yield batch
         return
-    for epoch in range(run.algo.epochs):
+    for epoch in range(run.rl.epochs):
         generator = torch.Generator().manual_seed(derive(run.seed, "minibatches", step, epoch))
         yield from batch[torch.randperm(len(batch), generator=generator)].split(size)
 

@@ -27,7 +27,7 @@ class Step:
     def __init__(self, run, tiny):
         tokenizer = AutoTokenizer.from_pretrained(tiny)
         rows, _ = load_prompts(run.data, tokenizer, run.rollout.max_prompt_tokens)
-        self.algorithm = algorithm(run.algo, run.rollout)
+        self.algorithm = algorithm(run.rl, run.rollout)
         self.forwards = {}
         with start_crew(run, self.algorithm, tiny, print) as crew:
             push(crew.policy, crew.engine, 0)
@@ -38,8 +38,8 @@ class Step:
             asked = rows[: run.rollout.prompts_per_step]
             sampled = experience.sample(crew, asked, tokenizer, self.algorithm, run, 1)
             batch, self.scored = experience.evaluate(crew, sampled, self.algorithm, run)
-            self.batch, self.credit = self.algorithm.assign_credit(batch, run.algo.kl.coef)
-            self.learned = learn(crew, self.batch, run, 1, run.algo.kl.coef)
+            self.batch, self.credit = self.algorithm.assign_credit(batch, run.rl.kl.coef)
+            self.learned = learn(crew, self.batch, run, 1, run.rl.kl.coef)
         (part,), _ = shards(self.batch, 1, MAX_TOKENS)
         self.microbatches = len(part.microbatches)
 

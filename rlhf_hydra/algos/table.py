@@ -16,7 +16,7 @@ from rlhf_hydra.algos.losses import StepTotals, log_ratio, loss_weights
 from rlhf_hydra.algos.masked import masked_mean, masked_var, whiten
 from rlhf_hydra.algos.shaping import RewardNormalizer, shape
 from rlhf_hydra.batch import RolloutBatch
-from rlhf_hydra.config.schema import PPO, Algo, PolicyLoss, Rollout, ValueLoss
+from rlhf_hydra.config.schema import PPO, RL, PolicyLoss, Rollout, ValueLoss
 
 Metrics = dict[str, Tensor]
 
@@ -82,7 +82,7 @@ POLICY_LOSSES: dict[str, PolicyLossFunction] = {
 class Algorithm:
     """What a choice `algo=...` computes. Pure: no state, so that driver and workers each hold a copy."""
 
-    cfg: Algo
+    cfg: RL
     max_response_tokens: int
     value: ValueLoss | None
     """The critic's objective; None where there is no critic."""
@@ -203,7 +203,7 @@ class Algorithm:
         }
 
 
-def algorithm(cfg: Algo, rollout: Rollout) -> Algorithm:
+def algorithm(cfg: RL, rollout: Rollout) -> Algorithm:
     """The algorithm that a run config names."""
     return Algorithm(cfg, rollout.max_response_tokens, cfg.value if isinstance(cfg, PPO) else None)
 

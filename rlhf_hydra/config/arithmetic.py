@@ -10,12 +10,12 @@ def samples_per_step(run: RunConfig) -> int:
 
 def updates_per_step(run: RunConfig, samples_per_update: int) -> int:
     """Optimizer steps of one pass of the loop: epochs * samples / samples_per_update."""
-    return run.algo.epochs * (samples_per_step(run) // samples_per_update)
+    return run.rl.epochs * (samples_per_step(run) // samples_per_update)
 
 
 def warmup_steps(run: RunConfig) -> int:
     """First steps in which only the critic learns; none without a critic."""
-    return run.critic.warmup_steps if isinstance(run.algo.advantage, GAE) else 0
+    return run.critic.warmup_steps if isinstance(run.rl.advantage, GAE) else 0
 
 
 def parity_tolerance(run: RunConfig) -> float:

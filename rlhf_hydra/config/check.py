@@ -15,9 +15,9 @@ from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, one_of
 from rlhf_hydra.config.layout import needs_critic
 from rlhf_hydra.config.resolve import resolve
-from rlhf_hydra.config.rules import RULES, Rule
+from rlhf_hydra.config.rules import RL_RULES, RULES, Rule
 from rlhf_hydra.config.saved import load_run_yaml
-from rlhf_hydra.config.schema import RunConfig, Section
+from rlhf_hydra.config.schema import RL, RunConfig, Section
 
 COMPARE = {"ge": (ge, "at least"), "gt": (gt, "more than"), "le": (le, "at most"), "lt": (lt, "less than")}
 
@@ -57,8 +57,9 @@ def check(run: RunConfig, origins: Mapping[str, str] | None = None) -> list[Prob
     origins = origins or {}
     found = list(check_values(run))
     if not any(problem.rule == "missing" and problem.key.split(".")[0] not in MAY_LACK for problem in found):
-        found += [problem for rule in RULES for problem in named(rule, run)]
-    found += unused_critic(run, origins)
+        rules = [*RULES, *(RL_RULES if isinstance(run.algo, RL) else [])]
+        found += [problem for rule in rules for problem in named(rule, run)]
+    found += unread(run, origins)
     return [locate(problem, run, origins) for problem in found]
 
 
@@ -108,13 +109,19 @@ def check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> Iterator[
         yield Problem("range", name, f"must be {wanted}")
 
 
-def unused_critic(run: RunConfig, origins: Mapping[str, str]) -> list[Problem]:
-    """Somebody set keys of a critic for an algorithm that has none."""
-    if needs_critic(run):
-        return []
-    named = [key for key, where in origins.items() if key.startswith("critic.") and is_deliberate(where)]
-    fix = "Drop it, or take an algorithm with a critic, such as algo=ppo."
-    return [Problem("unused_critic", key, f"algo={run.algo.name} has no critic", fix) for key in named]
+UNREAD: tuple[str, ...] = ("rollout", "engine", "critic", "guard", "reward")
+"""Sections that supervised runs do not read."""
+
+
+def unread(run: RunConfig, origins: Mapping[str, str]) -> list[Problem]:
+    """Somebody set keys of a section that this algorithm does not read."""
+    if not isinstance(run.algo, RL):
+        sections, says, fix = UNREAD, "does not sample, and reads no {}", "Drop it, or take an algorithm that samples."
+    else:
+        sections = () if needs_critic(run) else ("critic",)
+        says, fix = "has no {}", "Drop it, or take an algorithm with a critic, such as algo=ppo."
+    named = [key for key, where in origins.items() if key.split(".")[0] in sections and is_deliberate(where)]
+    return [Problem("unread", key, f"algo={run.algo.name} {says.format(key.split('.')[0])}", fix) for key in named]
 
 
 def is_deliberate(where: str) -> bool:

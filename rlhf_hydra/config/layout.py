@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from rlhf_hydra.config.schema import GAE, CompositeReward, Data, ModelReward, Reward, RuleReward, RunConfig, Seat
+from rlhf_hydra.config.schema import GAE, RL, CompositeReward, Data, ModelReward, Reward, RuleReward, RunConfig, Seat
 
 TRAINED = ("policy", "critic")
 
@@ -22,11 +22,11 @@ class RoleLayout:
 
 
 def needs_critic(run: RunConfig) -> bool:
-    return isinstance(run.algo.advantage, GAE)
+    return isinstance(run.algo, RL) and isinstance(run.algo.advantage, GAE)
 
 
 def needs_reference(run: RunConfig) -> bool:
-    return run.algo.kl.coef > 0
+    return isinstance(run.algo, RL) and run.algo.kl.coef > 0
 
 
 def reward_parts(reward: Reward) -> Iterator[Reward]:
@@ -60,6 +60,8 @@ def has_reward_model(run: RunConfig) -> bool:
 
 def roles(run: RunConfig) -> list[str]:
     """The roles that this run uses, in the order in which the loop meets them."""
+    if not isinstance(run.algo, RL):
+        return ["policy"]
     optional = {"critic": needs_critic(run), "reference": needs_reference(run)}
     return [role for role in ("engine", "reward", "reference", "critic", "policy") if optional.get(role, True)]
 

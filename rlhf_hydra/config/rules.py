@@ -48,20 +48,20 @@ FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def group_baseline(run: RunConfig) -> Iterator[Problem]:
-    if isinstance(run.algo.advantage, Group) and run.rollout.samples_per_prompt < 2:
+    if isinstance(run.rl.advantage, Group) and run.rollout.samples_per_prompt < 2:
         says = f"algo={run.algo.name} compares the responses to one prompt and needs at least 2"
         yield Problem("", "rollout.samples_per_prompt", says, "Set rollout.samples_per_prompt=8, for example.")
 
 
 def adaptive_kl(run: RunConfig) -> Iterator[Problem]:
-    if run.algo.kl.controller == "adaptive" and run.algo.kl.coef == 0:
+    if run.rl.kl.controller == "adaptive" and run.rl.kl.coef == 0:
         yield Problem(
             "", "algo.kl.coef", "the adaptive controller multiplies it, so it would stay 0", "Set it above 0."
         )
 
 
 def kl_as_a_loss(run: RunConfig) -> Iterator[Problem]:
-    kl = run.algo.kl
+    kl = run.rl.kl
     if kl.coef > 0 and kl.where == "loss" and kl.estimator == "k1":
         says = "k1 as a loss has a gradient that is zero on average, so it holds nothing back"
         yield Problem("", "algo.kl.estimator", says, "Set it to k2 or k3, or algo.kl.where=reward.")
@@ -69,7 +69,7 @@ def kl_as_a_loss(run: RunConfig) -> Iterator[Problem]:
 
 def bounds(run: RunConfig) -> Iterator[Problem]:
     """Nothing lies between a lower bound and a smaller upper one."""
-    correction, chosen = run.algo.correction, run.algo.filter
+    correction, chosen = run.rl.correction, run.rl.filter
     pairs = [
         ("algo.correction.weight", correction.weight, correction.weight_low, correction.weight_high),
         ("algo.correction.mask", correction.mask, correction.mask_low, correction.mask_high),
@@ -84,7 +84,7 @@ def bounds(run: RunConfig) -> Iterator[Problem]:
 def plain_policy_gradient(run: RunConfig) -> Iterator[Problem]:
     """Without a ratio, the second update on a rollout would take its samples for the policy's own."""
     updates = updates_per_step(run, run.policy.samples_per_update)
-    if run.algo.loss.kind == "reinforce" and updates > 1:
+    if run.rl.loss.kind == "reinforce" and updates > 1:
         says = f"reinforce has no ratio to correct the {updates} updates on one rollout"
         every = f"policy.samples_per_update={samples_per_step(run)} algo.epochs=1"
         yield Problem("", "algo.loss.kind", says, f"Set {every}, or take algo.loss.kind=clip.")
@@ -95,14 +95,14 @@ def one_sample(run: RunConfig) -> Iterator[Problem]:
     if run.rollout.samples_per_prompt > 1:
         return
     fix = "Set rollout.samples_per_prompt=8, for example."
-    if run.algo.advantage.whiten != "none" and run.algo.advantage.whiten_over == "group":
+    if run.rl.advantage.whiten != "none" and run.rl.advantage.whiten_over == "group":
         yield Problem("", "algo.advantage.whiten_over", "whitens over groups of one response", fix)
-    if run.algo.filter.by in ("mean", "std"):
+    if run.rl.filter.by in ("mean", "std"):
         yield Problem("", "algo.filter.by", "judges a prompt by one response", fix)
 
 
 def filter_function(run: RunConfig) -> Iterator[Problem]:
-    chosen = run.algo.filter
+    chosen = run.rl.filter
     if chosen.by != "function":
         return
     if chosen.path is None:
@@ -114,21 +114,21 @@ def filter_function(run: RunConfig) -> Iterator[Problem]:
 
 def greedy_baseline(run: RunConfig) -> Iterator[Problem]:
     """The greedy response's reward is taken as it comes, and so must be the others'."""
-    shaping, fix = run.algo.shaping, "Turn it off, or take an algorithm with another baseline, such as algo=rloo."
+    shaping, fix = run.rl.shaping, "Turn it off, or take an algorithm with another baseline, such as algo=rloo."
     used = {
         "normalize": shaping.normalize != "none",
         "overlong_share": shaping.overlong_share > 0,
         "truncated": shaping.truncated is not None,
         "clip": shaping.clip is not None and shaping.clip_where == "before",
     }
-    for name in used if isinstance(run.algo.advantage, Greedy) else ():
+    for name in used if isinstance(run.rl.advantage, Greedy) else ():
         if used[name]:
             says = "would change the rewards of the samples and not that of the greedy response"
             yield Problem("", f"algo.shaping.{name}", says, fix)
 
 
 def early_stop(run: RunConfig) -> Iterator[Problem]:
-    if run.algo.stop_kl is not None and updates_per_step(run, run.policy.samples_per_update) == 1:
+    if run.rl.stop_kl is not None and updates_per_step(run, run.policy.samples_per_update) == 1:
         fix = "Drop it, or set algo.epochs or policy.samples_per_update for several."
         yield Problem("", "algo.stop_kl", "there is one update on each rollout, so nothing to stop", fix)
 
@@ -138,7 +138,7 @@ def moving_reference(run: RunConfig) -> Iterator[Problem]:
     if cfg.ema is not None and cfg.refresh_every:
         yield Problem("", "reference.ema", "and reference.refresh_every are both set", "Keep one of them.")
     for name, used in (("ema", cfg.ema is not None), ("refresh_every", cfg.refresh_every > 0)):
-        if used and run.algo.kl.coef == 0:
+        if used and run.rl.kl.coef == 0:
             says = "algo.kl.coef=0, so there is no reference"
             yield Problem("", f"reference.{name}", says, "Drop it, or set algo.kl.coef above 0.")
     if cfg.ema is not None and run.strategy.name == "deepspeed" and run.strategy.dtype != "float32":
@@ -147,12 +147,12 @@ def moving_reference(run: RunConfig) -> Iterator[Problem]:
 
 
 def warm_up(run: RunConfig) -> Iterator[Problem]:
-    if "critic" in roles(run) and run.critic.warmup_steps >= run.steps:
+    if "critic" in roles(run) and run.critic.warmup_steps >= run.steps > 0:
         yield Problem("", "critic.warmup_steps", f"leaves the policy none of the {run.steps} steps", "Lower it.")
 
 
 def guarded_kl(run: RunConfig) -> Iterator[Problem]:
-    if run.guard.kl_max is not None and run.algo.kl.coef == 0:
+    if run.guard.kl_max is not None and run.rl.kl.coef == 0:
         says = "algo.kl.coef=0, so no KL is measured"
         yield Problem("", "guard.kl_max", says, "Drop it, or set algo.kl.coef above 0.")
 
@@ -528,7 +528,27 @@ def resume(run: RunConfig) -> Iterator[Problem]:
         yield Problem("", "run", f"task={run.task.name} starts a new run", "Drop it, or add task=resume.")
 
 
+def some_steps(run: RunConfig) -> Iterator[Problem]:
+    if run.steps == 0:
+        yield Problem("", "steps", f"must be at least 1: algo={run.algo.name} does as many steps", "Set it above 0.")
+
+
 RULES: list[Rule] = [
+    data_source,
+    model_folder,
+    best_metric,
+    placement,
+    cluster_gpus,
+    sharding,
+    local_backend,
+    gpu_memory,
+    host_memory,
+    resume,
+]
+"""Of every run."""
+
+RL_RULES: list[Rule] = [
+    some_steps,
     group_baseline,
     adaptive_kl,
     kl_as_a_loss,
@@ -545,23 +565,14 @@ RULES: list[Rule] = [
     batch_covers_workers,
     context,
     response_lengths,
-    data_source,
     data_template,
     letters_only,
-    model_folder,
     evaluation,
-    best_metric,
     reward_source,
     reward_labels,
     reward_function,
-    placement,
     tensor_parallel,
     engine_hardware,
-    cluster_gpus,
-    sharding,
-    local_backend,
     engine_memory,
-    gpu_memory,
-    host_memory,
-    resume,
 ]
+"""Of runs that sample."""

@@ -215,10 +215,14 @@ class ValueLoss(Section):
 
 @dataclass
 class Algo(Section):
-    """What every algorithm of the RL family has."""
-
     name: str = MISSING
     """Name of the choice: `algo=<name>`."""
+
+
+@dataclass
+class RL(Algo):
+    """What every algorithm of the RL family has."""
+
     advantage: Advantage = MISSING
     loss: PolicyLoss = part(PolicyLoss)
     kl: KL = part(KL)
@@ -232,7 +236,7 @@ class Algo(Section):
 
 
 @dataclass
-class PPO(Algo):
+class PPO(RL):
     """Proximal policy optimization with a critic (arXiv 1707.06347)."""
 
     advantage: GAE = part(GAE)
@@ -240,24 +244,113 @@ class PPO(Algo):
 
 
 @dataclass
-class GRPO(Algo):
+class GRPO(RL):
     """Group-relative policy optimization, without a critic (arXiv 2402.03300)."""
 
     advantage: Group = part(Group)
 
 
 @dataclass
-class Reinforce(Algo):
+class Reinforce(RL):
     """Policy gradient on reward-to-go, without a critic and without groups."""
 
     advantage: Returns = part(Returns)
 
 
 @dataclass
-class ReMax(Algo):
+class ReMax(RL):
     """Policy gradient against a greedy response (arXiv 2310.10505), without a critic and without groups."""
 
     advantage: Greedy = part(Greedy)
+
+
+@dataclass
+class Supervised(Algo):
+    """What every objective has that learns from given texts, without sampling."""
+
+    epochs: int = number(1, ge=1)
+    """Passes over the data; counts where `steps` is 0."""
+
+
+@dataclass
+class SFT(Supervised):
+    """Supervised fine-tuning: -log p of the tokens to learn."""
+
+    learn: str = choice("response", "response", "assistant", "all")
+    """Tokens to learn: the last response; every turn of the assistant; every token (continued pre-training)."""
+    aggregation: str = choice("token_mean", "token_mean", "sequence_mean")
+    """As `algo.loss.aggregation` of the RL family, over one optimizer step and all ranks."""
+
+
+@dataclass
+class RM(Supervised):
+    """Reward model on pairs (Bradley and Terry): -log sigmoid(r_chosen - r_rejected - margin)."""
+
+
+@dataclass
+class PRM(Supervised):
+    """Process reward model: after each step of a solution, the odds of the tokens that stand for good and bad."""
+
+
+@dataclass
+class DPO(Supervised):
+    """Direct preference optimization (arXiv 2305.18290), on pairs."""
+
+    loss: str = choice("sigmoid", "sigmoid", "ipo")
+    """sigmoid: DPO, and with `label_smoothing` cDPO. ipo: squared distance to 1 / (2 beta) (arXiv 2310.12036)."""
+    beta: float = number(0.1, gt=0)
+    label_smoothing: float = number(0.0, ge=0, lt=0.5)
+    """Probability that a label is wrong (cDPO)."""
+    nll_coef: float = number(0.0, ge=0)
+    """Weight of the chosen responses' -log p, mean over their tokens and then over pairs."""
+
+
+@dataclass
+class SimPO(Supervised):
+    """Preference optimization on mean logprobs, without a reference (arXiv 2405.14734), on pairs."""
+
+    beta: float = number(2.0, gt=0)
+    margin: float = number(1.0, ge=0)
+    """By which the chosen response is to be ahead, gamma."""
+
+
+@dataclass
+class ORPO(Supervised):
+    """Fine-tuning on chosen responses with an odds ratio to the rejected ones (arXiv 2403.07691), on pairs."""
+
+    coef: float = number(0.1, ge=0)
+    """Weight of the odds ratio, lambda."""
+
+
+@dataclass
+class KTO(Supervised):
+    """Kahneman-Tversky optimization (arXiv 2402.01306), on single responses that are desirable or not."""
+
+    beta: float = number(0.1, gt=0)
+    desirable_weight: float = number(1.0, ge=0)
+    undesirable_weight: float = number(1.0, ge=0)
+
+
+@dataclass
+class Teacher(Section):
+    path: str = MISSING
+    """Local folder or hub id of a language model with the same vocabulary."""
+    hub: str = choice("huggingface", "huggingface", "modelscope")
+    revision: Optional[str] = None
+
+
+@dataclass
+class KD(Supervised):
+    """Knowledge distillation: (1 - coef) * SFT + coef * divergence between teacher and policy."""
+
+    teacher: Teacher = part(Teacher)
+    coef: float = number(0.4, ge=0, le=1)
+    direction: str = choice("forward", "forward", "reverse")
+    """forward: KL(teacher || policy). reverse: KL(policy || teacher)."""
+    temperature: float = number(1.0, gt=0)
+    """Divides the logits of both; the divergence is scaled by its square."""
+    top_k: int = number(0, ge=0)
+    """Over the teacher's k likeliest tokens, the rest taken as one. 0: the whole vocabulary."""
 
 
 # -------------------------------------------------------------------------------------------------------- model
@@ -449,6 +542,8 @@ class Critic(Trained):
 class Reference(Section):
     """What the KL is measured to: the policy's start, unless it follows the policy."""
 
+    path: Optional[str] = None
+    """Another model with the same vocabulary: local folder or id on `model.hub`. null: the policy's start."""
     refresh_every: int = number(0, ge=0)
     """Steps after which the reference becomes a copy of the policy, again and again. 0: never."""
     ema: Optional[float] = number(None, gt=0, lt=1)
@@ -505,6 +600,26 @@ class Data(Section):
     """Text, or a list of chat messages."""
     label_column: Optional[str] = None
     """What the reward compares with; passed on as it is."""
+    response_column: Optional[str] = None
+    """Supervised: the response, text or messages. null: `prompt_column` holds the whole conversation or text."""
+    chosen_column: str = "chosen"
+    """Pairs: the better response, or the whole conversation with it."""
+    rejected_column: str = "rejected"
+    """Pairs: the worse one."""
+    margin_column: Optional[str] = None
+    """Pairs: by how much the chosen one is better, for the reward model."""
+    desirable_column: Optional[str] = None
+    """Single responses: true (or 1) if this one is desirable. null: pairs are taken apart."""
+    steps_column: Optional[str] = None
+    """Labels of a solution's steps, a list: true or false, `step_tokens`, or probabilities of good."""
+    placeholder: Optional[str] = None
+    """One token of the text that ends each step. null: the response is a list of steps."""
+    step_tokens: List[str] = field(default_factory=lambda: ["+", "-"])
+    """One token each that stands for a good and for a bad step."""
+    max_tokens: int = number(0, ge=0)
+    """Supervised: longest row. 0: `model.context_tokens`."""
+    overlong: str = choice("drop", "drop", "cut")
+    """Supervised: longer rows are dropped, or cut at the end (and then teach no end); counted either way."""
     template: Optional[str] = None
     """Text around a prompt, with `{prompt}` where it goes."""
     chat: bool = False
@@ -591,6 +706,8 @@ class Eval(Section):
     """Prompts: `data@eval.data=<name>`. null: those of the training."""
     reward: Optional[Reward] = None
     """Judge: `reward@eval.reward=<name>`. null: the training's; a rule that comes with the data is `eval.data`'s."""
+    holdout: float = number(0.05, gt=0, lt=1)
+    """Supervised, where `eval.data` is null: share of the training rows that is kept for evaluation."""
     limit: Optional[int] = number(None, ge=1)
     """Use the first `limit` rows. null: as the data says."""
     source_column: Optional[str] = None
@@ -616,6 +733,8 @@ class Checkpoint(Section):
     checkpoint, `checkpoints/best`, stays until the next best."""
     best_mode: str = choice("max", "max", "min")
     """Whether the largest or the smallest is the best."""
+    patience: Optional[int] = number(None, ge=1)
+    """Supervised: evaluations without a better `best` after which the run ends. null: it goes on."""
 
 
 @dataclass
@@ -638,8 +757,8 @@ class RunConfig(Section):
     strategy: Strategy = part(Strategy)
     eval: Eval = part(Eval)
     checkpoint: Checkpoint = part(Checkpoint)
-    steps: int = number(100, ge=1)
-    """Passes of the loop: sample, score, learn."""
+    steps: int = number(100, ge=0)
+    """RL: passes of the loop: sample, score, learn. Supervised: optimizer steps; 0: as `algo.epochs` says."""
     seed: int = number(42, ge=0)
     """Decides data order, sampling, initial heads: everything that is random."""
     outputs: str = "outputs"
@@ -647,12 +766,26 @@ class RunConfig(Section):
     run: Optional[str] = None
     """`task=resume`: folder of the run to go on with."""
 
+    @property
+    def rl(self) -> RL:
+        """`algo` of a run that samples."""
+        assert isinstance(self.algo, RL)
+        return self.algo
+
 
 SCHEMAS: dict[str, type] = {
     "algo/ppo": PPO,
     "algo/grpo": GRPO,
     "algo/reinforce": Reinforce,
     "algo/remax": ReMax,
+    "algo/sft": SFT,
+    "algo/rm": RM,
+    "algo/prm": PRM,
+    "algo/dpo": DPO,
+    "algo/simpo": SimPO,
+    "algo/orpo": ORPO,
+    "algo/kto": KTO,
+    "algo/kd": KD,
     "model/model": Model,
     "cluster/cluster": Cluster,
     "data/data": Data,

@@ -24,7 +24,7 @@ class CriticWorker:
         )
         if run.strategy.gradient_checkpointing:
             model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
-        self.algorithm = algorithm(run.algo, run.rollout)
+        self.algorithm = algorithm(run.rl, run.rollout)
         updates = run.steps * updates_per_step(run, run.critic.samples_per_update)
         self.trainer = build_trainer(run.strategy, model, run.critic.optim, updates, rank)
 

@@ -63,14 +63,14 @@ class PolicyWorker(ReferenceWorker):
         self.optim, self.ema = run.policy.optim, run.policy.ema
         steps = max(1, run.steps - warmup_steps(run))
         self.total_updates = steps * updates_per_step(run, run.policy.samples_per_update)
-        self.algorithm = algorithm(run.algo, run.rollout)
+        self.algorithm = algorithm(run.rl, run.rollout)
         super().__init__(run, folder, rank)
 
     def step(self, shard: Shard, totals: StepTotals, kl_coef: float) -> dict[str, float]:
         """One optimizer step on this rank's rows; metrics are its summands, but for what the trainer says."""
         metrics: dict[str, float] = {}
         temperature, count = self.run.rollout.temperature, len(shard.microbatches)
-        wanted = "gradient" if self.run.algo.loss.entropy_coef > 0 else "value"
+        wanted = "gradient" if self.run.rl.loss.entropy_coef > 0 else "value"
         for i, batch in enumerate(shard):
             batch = batch.to(self.trainer.device)
             packed = pack(batch)

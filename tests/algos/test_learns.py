@@ -16,7 +16,7 @@ from rlhf_hydra.config.schema import (
     GRPO,
     KL,
     PPO,
-    Algo,
+    RL,
     Correction,
     Group,
     PolicyLoss,
@@ -29,7 +29,7 @@ from rlhf_hydra.config.schema import (
 LETTERS, LENGTH, SAMPLES, STEPS = 4, 6, 8, 40
 ROLLOUT = Rollout(max_response_tokens=LENGTH)
 
-OPTIONS: dict[str, Algo] = {
+OPTIONS: dict[str, RL] = {
     "ppo": PPO(name="ppo", kl=KL(coef=0.01)),
     "ppo_clipped_rewards": PPO(name="ppo", shaping=Shaping(clip=0.8), loss=PolicyLoss(dual_clip=3.0)),
     "grpo": GRPO(name="grpo", kl=KL(coef=0.001, estimator="k3", where="loss")),

@@ -93,7 +93,7 @@ MISTAKES = {
     "data=jsonl data.path=org/set data.label_column=null": ["reward.rule", "compares with a label"],
     "data.template=none": ["has no {prompt}"],
     "data=gsm8k": ["reward.rule=math", "model=tiny writes letters"],
-    "rollout.prompts_per_step=${oc.env:NOT_SET_ANYWHERE} steps=0": ["'NOT_SET_ANYWHERE' not found", "steps=0"],
+    "rollout.prompts_per_step=${oc.env:NOT_SET_ANYWHERE} seed=-1": ["'NOT_SET_ANYWHERE' not found", "seed=-1"],
     "model.path=./not-there": ["model.path=./not-there (command line): does not exist"],
     "reward=function": ["reward.path: must be given", "Add reward.path=VALUE."],
     "reward=function reward.path=score": ["does not name a function", "file.py:function"],
@@ -206,7 +206,7 @@ def test_file_that_is_not_yaml(problems, tmp_path):
 def test_critic_set_in_an_experiment_without_one(problems, tmp_path):
     text = "# @package _global_\ndefaults:\n  - override /algo: grpo\n  - _self_\ncritic:\n  optim:\n    lr: 1e-5\n"
     write(tmp_path, "experiment/mine.yaml", text)
-    assert [problem.rule for problem in problems("experiment=mine", config_dir=tmp_path)] == ["unused_critic"]
+    assert [problem.rule for problem in problems("experiment=mine", config_dir=tmp_path)] == ["unread"]
     assert problems("algo=grpo") == []  # what model=tiny brings along for algorithms with a critic is no mistake
 
 

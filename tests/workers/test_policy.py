@@ -28,7 +28,7 @@ def passes(run, folder, batch, size, max_tokens=MAX_TOKENS):
     for part in parts:
         worker = PolicyWorker(run, folder, Rank())
         gradients.append(summed_gradients(worker))
-        metrics.append(worker.step(part, StepTotals.of(batch), run.algo.kl.coef))
+        metrics.append(worker.step(part, StepTotals.of(batch), run.rl.kl.coef))
     joined = {name: sum(g[name] for g in gradients) for name in gradients[0]}
 
     class Found:
