@@ -29,7 +29,7 @@ class RolloutBatch:
     lengths: Tensor
     """[B] int64: tokens of prompt and response."""
     response_mask: Tensor
-    """[B, T] bool: True on tokens that the policy produced."""
+    """[B, T] bool: True on tokens that the policy produced, or is to learn."""
     group: Tensor
     """[B] int64: rows with the same number answer the same prompt."""
     truncated: Tensor | None = None
@@ -40,6 +40,14 @@ class RolloutBatch:
     """[B] float32: score of the whole response."""
     greedy_rewards: Tensor | None = None
     """[B] float32: score of the greedy response to the row's prompt."""
+    step_rewards: Tensor | None = None
+    """[B, T] float32: process rewards, on the last token of each step."""
+    labels: Tensor | None = None
+    """[B] float32, of given responses: 1 if desirable, else 0; or the margin of a pair, on both of its rows."""
+    step_labels: Tensor | None = None
+    """[B, T] float32, of given responses: probability that the step which ends here is good."""
+    ref_totals: Tensor | None = None
+    """[B] float32: log-probability of the whole response under the reference."""
     old_logprobs: Tensor | None = None
     """[B, T] float32: of the policy, before this rollout's first update."""
     ref_logprobs: Tensor | None = None
