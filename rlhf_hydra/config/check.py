@@ -102,8 +102,10 @@ def missing(name: str) -> Problem:
 
 def check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> Iterator[Problem]:
     choices, bounds = metadata.get("choices"), metadata.get("bounds", {})
-    if choices and value not in choices:
-        yield Problem("choice", name, "is not among its choices", one_of(str(value), choices))
+    for item in value if isinstance(value, list) else [value]:
+        if choices and item not in choices:
+            says = f"{item} is not among its choices" if isinstance(value, list) else "is not among its choices"
+            yield Problem("choice", name, says, one_of(str(item), choices))
     if any(not COMPARE[sign][0](value, bound) for sign, bound in bounds.items()):
         wanted = " and ".join(f"{COMPARE[sign][1]} {bound}" for sign, bound in bounds.items())
         yield Problem("range", name, f"must be {wanted}")

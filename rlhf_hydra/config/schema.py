@@ -5,6 +5,7 @@ ranges are metadata of the field (`choice`, `number`), so `config/check.py` enfo
 and `docs/config.md` is generated from this file. Units are in the names (`_tokens`, `_s`, `_gib`).
 """
 
+from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, dataclass, field, fields
 from typing import Any, ClassVar, Dict, List, Optional  # noqa: UP035  (OmegaConf reads these at run time)
 
@@ -14,6 +15,11 @@ from omegaconf import MISSING
 def choice(default: Any, *options: str) -> Any:
     """A field that takes one of `options`."""
     return field(default=default, metadata={"choices": options})
+
+
+def choices(default: Sequence[str], *options: str) -> Any:
+    """A list of some of `options`."""
+    return field(default_factory=lambda: list(default), metadata={"choices": options})
 
 
 def number(
@@ -691,9 +697,20 @@ class Task(Section):
 
 @dataclass
 class Tracking(Section):
-    name: str = choice(MISSING, "none", "jsonl", "tensorboard", "wandb", "mlflow")
-    """Besides the JSON lines, which every run writes."""
+    """Where a run is told, besides the JSON lines and curves in its folder."""
+
+    name: str = MISSING
+    """Name of the choice: `tracking=<name>`."""
+    use: List[str] = choices([], "tensorboard", "wandb", "mlflow", "trackio", "swanlab")
+    """Trackers, any number: `tracking.use=[wandb,mlflow]`."""
     project: str = "rlhf_hydra"
+    group: Optional[str] = None
+    """Runs that belong together, such as those of a sweep: a group, or in MLflow a parent run with children."""
+    tags: List[str] = field(default_factory=list)
+    system: bool = True
+    """Also CPU, memory and GPUs of the driver's machine, under `system/`."""
+    model: bool = False
+    """Upload the trained model in the end."""
 
 
 @dataclass

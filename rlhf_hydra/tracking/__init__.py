@@ -1,48 +1,59 @@
-"""What a run tells: JSON lines and curves in its folder, a terminal for people, and one tracker of choice."""
+"""What a run tells: JSON lines and curves in its folder, a terminal for people, and any number of trackers."""
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.tracking.console import Terminal
-from rlhf_hydra.tracking.jsonl import JsonLines
+from rlhf_hydra.tracking.jsonl import METRICS, JsonLines, read
 from rlhf_hydra.tracking.mlflow import MLflow
 from rlhf_hydra.tracking.plot import Curves
+from rlhf_hydra.tracking.swanlab import SwanLab
 from rlhf_hydra.tracking.tensorboard import TensorBoard
-from rlhf_hydra.tracking.tracker import Row, Status, Tracker, Trackers
+from rlhf_hydra.tracking.tracker import Note, Once, Row, Status, Told, Tracker, Trackers, WithSystem
+from rlhf_hydra.tracking.trackio import Trackio
 from rlhf_hydra.tracking.wandb import WandB
 
 __all__ = ["Row", "Status", "Tracker", "Trackers", "build"]
+
+SERVICES: dict[str, Callable[[RunConfig, Path, Note], Tracker]] = {
+    "wandb": WandB,
+    "mlflow": MLflow,
+    "trackio": Trackio,
+    "swanlab": SwanLab,
+}
+WATCH_THE_MACHINE = ("wandb", "trackio", "swanlab")
+"""Those that do so themselves."""
+
+
+class NoTracker(Failure, ImportError):
+    """A tracker's package is not installed."""
 
 
 def build(run: RunConfig, folder: Path, resume_step: int | None = None, command: str | None = None) -> Tracker:
     """The trackers of `run`, which show its config and are ready for the first step.
 
     `resume_step`: the first step that a resumed run does. `command`: what repeats the run; default: how this process
-    was started. Raises ImportError naming the extra to install if the chosen tracker is not there.
+    was started. Raises NoTracker naming the extra to install if one of `tracking.use` is not there.
     """
     command = command or f"python -m rlhf_hydra {shlex.join(sys.argv[1:])}".rstrip()
     terminal = Terminal(run, folder, command)
+    told = [(row["step"], frozenset(row) - {"step"}) for row in read(folder / METRICS)]
+    chosen = [_start(name, run, folder, resume_step, set(told), terminal.note) for name in run.tracking.use]
     files = [JsonLines(folder, resume_step), Curves(folder, f"{run.algo.name} · {run.model.name} · {run.data.name}")]
-    return Trackers(*_chosen(run, folder, resume_step, terminal), *files, terminal)
+    return Trackers(*chosen, *files, terminal)
 
 
-def _chosen(run: RunConfig, folder: Path, resume_step: int | None, terminal: Terminal) -> list[Tracker]:
-    name = run.tracking.name
+def _start(name: str, run: RunConfig, folder: Path, resume_step: int | None, told: Told, note: Note) -> Tracker:
     try:
-        match name:
-            case "tensorboard":
-                return [TensorBoard(folder, resume_step)]
-            case "mlflow":
-                return [MLflow(run, folder)]
-            case "wandb":
-                wandb = WandB(run, folder)
-                if wandb.is_offline:
-                    terminal.note(f"wandb is offline; send the run later with: wandb sync {folder}/wandb/offline-run-*")
-                return [wandb]
+        is_board = name == "tensorboard"
+        tracker = TensorBoard(run, folder, resume_step) if is_board else SERVICES[name](run, folder, note)
     except ImportError as error:
-        raise ImportError(
+        raise NoTracker(
             f"tracking={name} needs a package that is not installed: pip install 'rlhf_hydra[{name}]' ({error})"
         ) from error
-    return []
+    tracker = tracker if name in WATCH_THE_MACHINE or not run.tracking.system else WithSystem(tracker)
+    return tracker if is_board else Once(told if resume_step is not None else set(), tracker)

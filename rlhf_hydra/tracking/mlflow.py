@@ -1,60 +1,109 @@
 """MLflow."""
 
+import fcntl
 import os
-from collections.abc import Iterator
-from dataclasses import asdict
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rlhf_hydra.config.schema import RunConfig
-from rlhf_hydra.tracking.tracker import Status, Tracker
+from rlhf_hydra.tracking.told import identity, parameters, reachable
+from rlhf_hydra.tracking.tracker import Note, Row, Status, Tracker
+
+LONGEST = 6000
+"""Characters of a parameter that MLflow stores."""
+AT_ONCE = 100
+"""Parameters that it takes in one call."""
 
 
 class MLflow(Tracker):
     """A run in experiment `tracking.project`. Needs the extra `mlflow`.
 
-    Written to `MLFLOW_TRACKING_URI`, or else to the file `<outputs>/mlflow.db`. A resumed run goes on in the same
-    MLflow run, found by its folder.
+    Written to `MLFLOW_TRACKING_URI`, or else, also where that cannot be reached, to the file `<outputs>/mlflow.db`,
+    which whoever comes first makes while the others wait. With `tracking.group` it is the child of a run of that name.
+    A resumed run goes on in the same MLflow run, found by its folder.
     """
 
-    def __init__(self, run: RunConfig, folder: Path) -> None:
-        import mlflow
+    def __init__(self, run: RunConfig, folder: Path, note: Note) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
 
-        database = Path(run.outputs).resolve() / "mlflow.db"
-        database.parent.mkdir(parents=True, exist_ok=True)
-        self._client = mlflow.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}")
-        name = run.tracking.project
+        self._metric, self._param = Metric, Param
+        self._folder, self._sends_model = folder, run.tracking.model
+        store = Path(run.outputs).resolve()
+        uri, where = choose_uri(store)
+        note(where)
+        with alone(store):
+            self._client = MlflowClient(uri)
+            experiment = self._experiment(run.tracking.project, store)
+            parent = self._parent(experiment, run.tracking.group)
+            self._id = self._find(experiment, {"folder": str(folder.resolve())}) or self._create(
+                experiment, folder, run, parent
+            )
+
+    def _experiment(self, name: str, store: Path) -> str:
         known = self._client.get_experiment_by_name(name)
-        experiment = known.experiment_id if known else self._client.create_experiment(name)
-        self._id = self._find(experiment, folder) or self._create(experiment, folder, run)
+        if known:
+            return str(known.experiment_id)
+        artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (store / "mlflow-artifacts").as_uri()
+        return str(self._client.create_experiment(name, artifact_location=artifacts))
 
-    def _find(self, experiment: str, folder: Path) -> str | None:
-        runs = self._client.search_runs([experiment], f"tags.folder = '{folder.resolve()}'", max_results=1)
+    def _parent(self, experiment: str, group: str | None) -> str | None:
+        if group is None:
+            return None
+        known = self._find(experiment, {"group": group})
+        return known or self._client.create_run(experiment, tags={"group": group}, run_name=group).info.run_id
+
+    def _find(self, experiment: str, tags: dict[str, str]) -> str | None:
+        wanted = " and ".join(f"tags.{key} = '{value}'" for key, value in tags.items())
+        runs = self._client.search_runs([experiment], wanted, max_results=1)
         if runs:
             self._client.update_run(runs[0].info.run_id, status="RUNNING")
         return runs[0].info.run_id if runs else None
 
-    def _create(self, experiment: str, folder: Path, run: RunConfig) -> str:
-        created = self._client.create_run(
-            experiment, tags={"folder": str(folder.resolve())}, run_name="/".join(folder.resolve().parts[-2:])
-        )
-        for key, value in flat(asdict(run)):
-            self._client.log_param(created.info.run_id, key, value)
-        return created.info.run_id
+    def _create(self, experiment: str, folder: Path, run: RunConfig, parent: str | None) -> str:
+        tags = {"folder": str(folder.resolve()), **dict.fromkeys(run.tracking.tags, "true")}
+        tags |= {"mlflow.parentRunId": parent} if parent else {}
+        created = self._client.create_run(experiment, tags=tags, run_name=identity(folder)).info.run_id
+        params = [self._param(key, str(value)[:LONGEST]) for key, value in parameters(run).items()]
+        for start in range(0, len(params), AT_ONCE):
+            self._client.log_batch(created, params=params[start : start + AT_ONCE])
+        return str(created)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        for name, value in metrics.items():
-            self._client.log_metric(self._id, name.replace("@", "_at_"), value, step=step)  # it refuses `pass@1`
+        now = int(time.time() * 1000)
+        # MLflow refuses the @ of `pass@1`.
+        batch = [self._metric(name.replace("@", "_at_"), value, now, step) for name, value in metrics.items()]
+        self._client.log_batch(self._id, metrics=batch)
+
+    def samples(self, rows: Sequence[Row], step: int) -> None:
+        self._client.log_dict(self._id, {"step": step, "rows": [dict(row) for row in rows]}, f"samples/{step:06d}.json")
 
     def finish(self, status: Status, detail: str = "") -> None:
+        for name in ("run.yaml", "curves.png"):
+            if (self._folder / name).exists():
+                self._client.log_artifact(self._id, str(self._folder / name))
+        if self._sends_model and (self._folder / "model").is_dir():
+            self._client.log_artifacts(self._id, str(self._folder / "model"), "model")
         ended = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[status]
         self._client.set_terminated(self._id, ended)
 
 
-def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`{"a": {"b": 1}}` as `("a.b", 1)`."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def choose_uri(store: Path) -> tuple[str, str]:
+    """Where the runs go, and what to tell people about it."""
+    store.mkdir(parents=True, exist_ok=True)
+    local = f"sqlite:///{store / 'mlflow.db'}"
+    asked = os.environ.get("MLFLOW_TRACKING_URI")
+    if asked and asked.startswith("http") and not reachable(asked):
+        return local, f"mlflow: {asked} cannot be reached; the run is kept in {store / 'mlflow.db'}"
+    return asked or local, f"mlflow keeps the run in {asked or store / 'mlflow.db'}"
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[Any]:
+    """One process at a time: several that make the same database at once leave it unusable."""
+    with (folder / ".mlflow.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

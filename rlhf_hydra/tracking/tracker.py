@@ -1,11 +1,17 @@
 """The small interface behind which all trackers stand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal
 
+from rlhf_hydra.tracking.told import Usage
+
 Row = dict[str, Any]
 Status = Literal["done", "stopped", "failed"]
+Told = set[tuple[int, frozenset[str]]]
+"""Step and names of each line of metrics."""
+Note = Callable[[str], None]
+"""Takes a line for people."""
 
 
 class Tracker:
@@ -47,3 +53,35 @@ class Trackers(Tracker):
         with ExitStack() as stack:
             for tracker in reversed(self._trackers):
                 stack.callback(tracker.finish, status, detail)
+
+
+class Once(Trackers):
+    """Passes on what is new: a resumed run does some steps again, and most services keep both copies.
+
+    `told`: step and names of what was logged before the run stopped.
+    """
+
+    def __init__(self, told: Told, *trackers: Tracker) -> None:
+        super().__init__(*trackers)
+        self._told = told
+        self._last = max((step for step, _ in told), default=-1)
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        if (step, frozenset(metrics)) not in self._told:
+            super().log(metrics, step)
+
+    def samples(self, rows: Sequence[Row], step: int) -> None:
+        if step > self._last:
+            super().samples(rows, step)
+
+
+class WithSystem(Trackers):
+    """Adds the machine's load to the metrics of each step."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        super().__init__(*trackers)
+        self._usage = Usage()
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        is_step = "time/step_s" in metrics
+        super().log({**metrics, **self._usage.read()} if is_step else metrics, step)

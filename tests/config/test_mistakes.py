@@ -41,7 +41,7 @@ MISTAKES = {
     "policy.optim.name=adam": ["Did you mean adamw?"],
     "engine.name=vlm": ["Did you mean vllm?"],
     "strategy.name=deepsped": ["Did you mean deepspeed?"],
-    "tracking.name=wanb": ["Did you mean wandb?"],
+    "tracking.use=[wanb]": ["Did you mean wandb?"],
     "engine.dtype=bfloat": ["Did you mean bfloat16"],
     "engine.memory_fraction=1.5": ["engine.memory_fraction=1.5", "more than 0 and at most 1"],
     "engine.memory_fraction=0": ["more than 0 and at most 1"],

@@ -1,0 +1,83 @@
+"""What trackers are told about a run besides its metrics, in the forms that all of them take."""
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from rlhf_hydra.config.schema import RunConfig
+from rlhf_hydra.config.secrets import redact
+
+GIB = 2**30
+
+
+def identity(folder: Path) -> str:
+    """Name of a run: the last two parts of its folder."""
+    return "/".join(folder.resolve().parts[-2:])
+
+
+def parameters(run: RunConfig) -> dict[str, Any]:
+    """The config as `{"algo.kl.coef": 0.01, ...}`, without secrets."""
+    return dict(_flat(redact(asdict(run))))
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def reachable(url: str, timeout_s: float = 2.0) -> bool:
+    """Whether the host of `url` accepts connections; asked once, since clients wait half a minute to find out."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port or {"http": 80}.get(parts.scheme, 443)
+        socket.create_connection((parts.hostname or "", port), timeout_s).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+class Usage:
+    """Load of this machine, as metrics `system/...`: shares since the last reading, memory in GiB."""
+
+    def read(self) -> dict[str, float]:
+        metrics = dict(self._gpus())
+        try:
+            import psutil
+        except ImportError:
+            return metrics
+        memory = psutil.virtual_memory()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return metrics | {
+            "system/cpu_percent": psutil.cpu_percent(),
+            "system/cores": float(cores),
+            "system/memory_gib": memory.used / GIB,
+            "system/memory_percent": memory.percent,
+        }
+
+    def _gpus(self) -> Iterator[tuple[str, float]]:
+        for number, handle in enumerate(self._handles):
+            memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+            yield f"system/gpu{number}_percent", float(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+            yield f"system/gpu{number}_memory_gib", memory.used / GIB
+
+    @cached_property
+    def _nvml(self) -> Any:
+        import pynvml
+
+        return pynvml
+
+    @cached_property
+    def _handles(self) -> list[Any]:
+        try:
+            self._nvml.nvmlInit()
+            return [self._nvml.nvmlDeviceGetHandleByIndex(i) for i in range(self._nvml.nvmlDeviceGetCount())]
+        except Exception:  # no package, no driver, no permission: then there is nothing to say
+            return []
