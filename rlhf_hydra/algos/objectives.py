@@ -58,7 +58,7 @@ def simpo(chosen: Tensor, rejected: Tensor, beta: float, margin: float) -> Tenso
 
 
 def odds_ratio(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """ORPO (arXiv 2403.07691): -log sigmoid(log odds_c - log odds_r), log odds = m - log(1 - exp m); m as in `simpo`."""
+    """ORPO (arXiv 2403.07691): -log sigmoid(log odds_c - log odds_r), log odds = m - log(1 - e^m); m as in `simpo`."""
     return -F.logsigmoid(log_odds(chosen) - log_odds(rejected))
 
 
