@@ -28,7 +28,7 @@ from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.help import help_text
 from rlhf_hydra.config.resolve import resolve
 from rlhf_hydra.config.saved import save_run_yaml, saved_command
-from rlhf_hydra.config.schema import RunConfig
+from rlhf_hydra.config.schema import RunConfig, Supervised
 from rlhf_hydra.config.store import find_conf_dir
 from rlhf_hydra.config.summary import summary
 
@@ -123,7 +123,10 @@ def job(cfg: DictConfig) -> None:
 def begin(run: RunConfig, folder: Path, words: str, resume: bool = False) -> None:
     """Write down what is run, and run it."""
     save_run_yaml(run, folder / "run.yaml", words)
-    from rlhf_hydra.driver import train
+    if isinstance(run.algo, Supervised):
+        from rlhf_hydra.supervised import train
+    else:
+        from rlhf_hydra.driver import train
 
     train(run, folder, words, resume=resume)
 

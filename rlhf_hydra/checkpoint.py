@@ -53,6 +53,8 @@ class Best:
         self.metric, self.sign = metric, 1 if mode == "max" else -1
         self.step: int | None = None
         self.value = math.nan
+        self.waited = 0
+        """Times that there was a value since, none of them better."""
 
     def improves(self, metrics: Mapping[str, float], step: int) -> bool:
         """Whether `step` is the best so far. NoMetric if what should have the metric has not."""
@@ -64,15 +66,17 @@ class Best:
             raise NoMetric(f"checkpoint.best={self.metric} is no metric of this run; there are: {', '.join(kin)}")
         value = metrics.get(self.metric, math.nan)
         if math.isnan(value) or self.sign * value <= self.sign * self.value:
+            self.waited += self.metric in metrics
             return False
-        self.step, self.value = step, value
+        self.step, self.value, self.waited = step, value, 0
         return True
 
     def state(self) -> dict[str, Any]:
-        return {"step": self.step, "value": None if self.step is None else self.value}
+        return {"step": self.step, "value": None if self.step is None else self.value, "waited": self.waited}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.step, self.value = state["step"], math.nan if state["step"] is None else state["value"]
+        self.waited = state["waited"]
 
 
 class Keeper:
@@ -122,9 +126,15 @@ class Keeper:
         improved = self.best.improves(metrics, self.step)
         self.state = self._snapshot()
         every = self.cfg.every
-        due = self.step == self.last_step or (every and self.step and self.step % every == 0)
+        is_last = self.step == self.last_step or self.is_out_of_patience
+        due = is_last or (every and self.step and self.step % every == 0)
         if improved or (due and self.saved != self.step):
             self._save(improved)
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """`checkpoint.patience` evaluations have found nothing better."""
+        return self.cfg.patience is not None and self.best.waited >= self.cfg.patience
 
     def _snapshot(self) -> str:
         return json.dumps({name: part.state() for name, part in self.parts.items()})

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -14,7 +15,7 @@ from rlhf_hydra.algos.kl import KLController
 from rlhf_hydra.algos.shaping import RewardNormalizer
 from rlhf_hydra.algos.table import algorithm as build_algorithm
 from rlhf_hydra.checkpoint import Keeper
-from rlhf_hydra.cluster.crew import Crew, start_crew
+from rlhf_hydra.cluster.crew import start_crew
 from rlhf_hydra.cluster.weight_sync import push, refresh, verify
 from rlhf_hydra.config.arithmetic import parity_tolerance
 from rlhf_hydra.config.failure import Failure
@@ -56,7 +57,8 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
             done = keeper.resume(start) if start else 0
             push(crew.policy, crew.engine, version=done)
             verify(crew.policy, crew.engine, [row.tokens for row in rows[:PROBES]], done, tolerance)
-            settle(crew, evaluator, keeper, tracker, interrupts, {})
+            evaluate = partial(evaluator.evaluate, crew)
+            settle(evaluate, keeper, tracker, interrupts, {})
 
             for step in range(done + 1, run.steps + 1):
                 clock = Clock()
@@ -80,7 +82,7 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
                     guardian.check(metrics, batch, step, kl.coef)
                     kl.update(metrics.get("policy/kl", math.nan), len(batch))
                     keeper.mark(step)
-                settle(crew, evaluator, keeper, tracker, interrupts, metrics)
+                settle(evaluate, keeper, tracker, interrupts, metrics)
             crew.export(folder.resolve() / "model")
 
 
@@ -105,8 +107,7 @@ def tracked(run: RunConfig, folder: Path, command: str, start: Path | None) -> I
 
 
 def settle(
-    crew: Crew,
-    evaluator: Evaluator,
+    evaluate: Callable[[int], dict[str, float]],
     keeper: Keeper,
     tracker: Tracker,
     interrupts: Interrupts,
@@ -115,7 +116,7 @@ def settle(
     """Evaluate the step that was marked last if that is due, and save. A stop in the evaluation makes a resumed run
     begin with it."""
     clock = Clock()
-    evaluation = evaluator.evaluate(crew, keeper.step)
+    evaluation = evaluate(keeper.step)
     clock.lap("eval")
     with interrupts.held():
         if evaluation:

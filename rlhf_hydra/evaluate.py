@@ -50,13 +50,9 @@ class Evaluator:
     def load_state(self, state: dict[str, int]) -> None:
         self.last = state["last"]
 
-    def is_due(self, step: int) -> bool:
-        every = self.run.eval.every
-        return every > 0 and step != self.last and (step % every == 0 or step == self.run.steps)
-
     def evaluate(self, crew: Crew, step: int) -> Metrics:
         """Metrics of the weights after `step`; none where no evaluation is due."""
-        if not self.is_due(step):
+        if not is_due(self.run, step, self.last):
             return {}
         judged, size = self._judged(crew), self.run.eval.samples_per_prompt
         groups = [judged[i : i + size] for i in range(0, len(judged), size)]
@@ -89,6 +85,12 @@ class Evaluator:
     def _sampling(self) -> Sampling:
         cfg = self.run.eval
         return replace(Sampling.from_config(self.run.rollout), temperature=cfg.temperature, top_p=cfg.top_p)
+
+
+def is_due(run: RunConfig, step: int, last: int) -> bool:
+    """Whether to evaluate after `step`, where `last` was the step of the last evaluation."""
+    every = run.eval.every
+    return every > 0 and step != last and (step % every == 0 or step == run.steps)
 
 
 def measure(groups: Sequence[Sequence[Judged]], ks: Sequence[int], correct_at: float) -> Metrics:

@@ -11,7 +11,7 @@ import torch
 
 from rlhf_hydra.algos.table import Algorithm
 from rlhf_hydra.cluster.group import Factory, Group, LocalGroup
-from rlhf_hydra.cluster.roles import Engines, Rewards, TokenModel
+from rlhf_hydra.cluster.roles import Engines, Learner, Rewards, TokenModel
 from rlhf_hydra.config.layout import RoleLayout, layout
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.models.hub import resolve
@@ -20,6 +20,7 @@ from rlhf_hydra.workers.critic import CriticWorker
 from rlhf_hydra.workers.engine.base import EngineWorker, build_engine
 from rlhf_hydra.workers.policy import PolicyWorker, ReferenceWorker
 from rlhf_hydra.workers.reward import RewardWorker
+from rlhf_hydra.workers.supervised import LearnerWorker
 
 Note = Callable[[str], None]
 """Takes a line for people."""
@@ -60,20 +61,38 @@ class Crew:
 @contextmanager
 def start_crew(run: RunConfig, algorithm: Algorithm, folder: str, note: Note) -> Iterator[Crew]:
     """Start all roles, and end them on every way out. `folder`: the policy's model; `note` hears how far it is."""
-    factories = recipes(run, algorithm, folder)
-    if run.cluster.backend == "local":
-        seats = layout(run)
-        groups: dict[str, Group] = {
-            role: LocalGroup(role, make, seats[role].workers) for role, make in factories.items()
-        }
-        try:
-            yield assemble(run, groups)
-        finally:
-            for group in groups.values():
-                group.close()
-        return
-    with ray_groups(run, factories, note) as groups:
+    with started(run, recipes(run, algorithm, folder), note) as groups:
         yield assemble(run, groups)
+
+
+@contextmanager
+def start_learner(run: RunConfig, unit: int, folder: str, note: Note) -> Iterator[Learner]:
+    """The only role of a supervised run. `unit`: rows that stay together; `folder`: the model to start from."""
+    with started(run, {"policy": partial(LearnerWorker, run, folder)}, note) as groups:
+        yield Learner(groups["policy"], run.policy.tokens_per_microbatch, unit)
+
+
+@contextmanager
+def start_reference(run: RunConfig, folder: str, note: Note) -> Iterator[TokenModel]:
+    """A model that is only read, on the policy's seats, before the policy takes them."""
+    with started(run, {"policy": partial(ReferenceWorker, run, folder)}, note) as groups:
+        yield TokenModel(groups["policy"], run.policy.tokens_per_microbatch)
+
+
+@contextmanager
+def started(run: RunConfig, factories: dict[str, Factory], note: Note) -> Iterator[dict[str, Group]]:
+    """The groups of these roles, in this process or over Ray, ended on every way out."""
+    if run.cluster.backend == "ray":
+        with ray_groups(run, factories, note) as over_ray:
+            yield over_ray
+        return
+    seats = layout(run)
+    groups: dict[str, Group] = {role: LocalGroup(role, make, seats[role].workers) for role, make in factories.items()}
+    try:
+        yield groups
+    finally:
+        for group in groups.values():
+            group.close()
 
 
 def recipes(run: RunConfig, algorithm: Algorithm, folder: str) -> dict[str, Factory]:

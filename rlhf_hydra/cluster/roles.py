@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rlhf_hydra.algos.losses import StepTotals
+from rlhf_hydra.algos.objectives import Totals
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.cluster.group import Group, Pending
 from rlhf_hydra.data.packing import partition
@@ -42,13 +44,18 @@ class Summed:
         return {k: v if k.endswith(NOT_SUMMED) else sum(rank[k] for rank in ranks) for k, v in ranks[0].items()}
 
 
-def shards(batch: RolloutBatch, size: int, max_tokens: int) -> tuple[list[Shard], list[list[int]]]:
-    """One shard per worker, and the batch's rows that each holds; a worker without rows gets row 0, to skip."""
+def shards(batch: RolloutBatch, size: int, max_tokens: int, unit: int = 1) -> tuple[list[Shard], list[list[int]]]:
+    """One shard per worker, and the batch's rows that each holds; a worker without rows gets the first, to skip.
+
+    `unit` rows after each other stay together.
+    """
     result, rows_of = [], []
-    for bins in partition(batch.lengths.tolist(), size, max_tokens):
+    for items in partition(batch.lengths.view(-1, unit).sum(1).tolist(), size, max_tokens):
+        bins = [[item * unit + i for item in bin_ for i in range(unit)] for bin_ in items]
         rows = [row for bin_ in bins for row in bin_]
         local = iter(range(len(rows)))
-        result.append(Shard(batch[rows or [0]], [[next(local) for _ in bin_] for bin_ in bins]))
+        shard = Shard(batch[rows or list(range(unit))], [[next(local) for _ in bin_] for bin_ in bins], unit)
+        result.append(shard)
         rows_of.append(rows)
     return result, rows_of
 
@@ -74,6 +81,38 @@ class TokenModel:
     def _rows(self, method: str, batch: RolloutBatch, *args: object) -> Scattered:
         parts, rows = shards(batch.only(), self.group.size, self.max_tokens)
         return Scattered(self.group.each(method, [(part, *args) for part in parts]), rows, tuple(batch.tokens.shape))
+
+
+class Learner(TokenModel):
+    """The policy of a supervised run: whatever model its objective trains."""
+
+    def __init__(self, group: Group, max_tokens: int, unit: int) -> None:
+        super().__init__(group, max_tokens)
+        self.unit = unit
+        self.facts: dict[str, float] = {}
+        """Numbers that go into the config of the exported model."""
+
+    def learn(self, batch: RolloutBatch, totals: Totals) -> Summed:
+        """One optimizer step over all rows of `batch`."""
+        return self._shares("step", batch, totals)
+
+    def evaluate(self, batch: RolloutBatch, totals: Totals) -> Summed:
+        """The share of these rows in an evaluation that counts `totals`."""
+        return self._shares("evaluate", batch, totals)
+
+    def _shares(self, method: str, batch: RolloutBatch, totals: Totals) -> Summed:
+        parts, _ = shards(batch, self.group.size, self.max_tokens, self.unit)
+        return Summed(self.group.each(method, [(part, totals) for part in parts]))
+
+    def save(self, folder: Path) -> None:
+        self.group.all("save", folder / "policy").get()
+
+    def load(self, folder: Path) -> None:
+        self.group.all("load", folder / "policy").get()
+
+    def export(self, folder: Path) -> None:
+        """The model as a Hugging Face folder."""
+        self.group.all("export", folder, self.facts).get()
 
 
 class Engines:

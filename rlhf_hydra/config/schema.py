@@ -819,6 +819,12 @@ class RunConfig(Section):
         assert isinstance(self.algo, RL)
         return self.algo
 
+    @property
+    def supervised(self) -> Supervised:
+        """`algo` of a run that learns from given texts."""
+        assert isinstance(self.algo, Supervised)
+        return self.algo
+
 
 SCHEMAS: dict[str, type] = {
     "algo/ppo": PPO,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -126,10 +126,7 @@ class PromptStream:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on after `state["taken"]` prompts. Raises DataError where that would not be the same order."""
-        mine = self.state()
-        for key, what in (("fingerprint", "the data has changed"), ("seed", "the seed has changed")):
-            if state[key] != mine[key]:
-                raise DataError(f"cannot resume: {what} since the checkpoint ({key} {state[key]}, now {mine[key]})")
+        check_same(state, self.state())
         self.taken = int(state["taken"])
 
     def _index(self, position: int) -> int:
@@ -137,3 +134,10 @@ class PromptStream:
         if number != self._pass:
             self._pass, self._order = number, permutation(len(self.prompts), self.seed, number)
         return self._order[place]
+
+
+def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """DataError unless both are of the same data in the same order."""
+    for key, what in (("fingerprint", "the data has changed"), ("seed", "the seed has changed")):
+        if saved[key] != now[key]:
+            raise DataError(f"cannot resume: {what} since the checkpoint ({key} {saved[key]}, now {now[key]})")

@@ -1,5 +1,6 @@
 """The policy (and the reference): a causal language model that gives log-probabilities of response tokens."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,9 @@ Entropy = Literal["none", "value", "gradient"]
 LOGITS_AT_ONCE = 2**28
 """Logits (tokens x vocabulary) that are held at a time; 1 GiB in float32."""
 
+
+Compute = Callable[..., tuple[Tensor, ...]]
+"""(logits [m, V], other tensors [m, ...]) -> tensors [m]."""
 
 SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Settings of models that change the logits after the output layer: theirs are made whole."""
@@ -42,15 +46,24 @@ class PolicyModel(nn.Module):
 
     def forward(self, packed: Packed, temperature: float, entropy: Entropy = "gradient") -> tuple[Tensor, Tensor]:
         """logprobs [M] (differentiable) and entropy [M], float32, of softmax(logits / temperature)."""
-        inputs = packed.model_inputs()
-        if any(getattr(self.lm.config, key, None) for key in SCALED):
-            logits = self.lm(**inputs, use_cache=False, logits_to_keep=packed.before).logits[0]
-            return choose(logits, packed.targets, temperature, entropy)
-        hidden = self.lm.base_model(**inputs, use_cache=False).last_hidden_state[0, packed.before]
-        return self._score(hidden, packed.targets, temperature, entropy)
 
-    def _score(self, hidden: Tensor, targets: Tensor, temperature: float, entropy: Entropy) -> tuple[Tensor, Tensor]:
-        """`choose`, in chunks inside of a single call of the output layer.
+        def compute(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+            return choose(logits, targets, temperature, entropy)
+
+        logprobs, spread = self.read(packed, compute, packed.targets)
+        return logprobs, spread
+
+    def read(self, packed: Packed, compute: Compute, *others: Tensor) -> tuple[Tensor, ...]:
+        """`compute` on the logits [M, V] at `packed.before` and on `others` [M, ...], which gives tensors [M]."""
+        inputs = packed.model_inputs()
+        if scales_logits(self.lm):
+            logits = self.lm(**inputs, use_cache=False, logits_to_keep=packed.before).logits[0]
+            return compute(logits, *others)
+        hidden = self.lm.base_model(**inputs, use_cache=False).last_hidden_state[0, packed.before]
+        return self._project(hidden, compute, *others)
+
+    def _project(self, hidden: Tensor, compute: Compute, *others: Tensor) -> tuple[Tensor, ...]:
+        """`compute`, in chunks inside of a single call of the output layer.
 
         Under ZeRO-3 every call is a collective, and the ranks have different numbers of tokens: a call a chunk would
         leave some of them waiting for ever.
@@ -59,21 +72,26 @@ class PolicyModel(nn.Module):
         project = layer.forward
         size = max(1, self.logits_at_once // self.lm.config.vocab_size)
 
-        def one(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-            return choose(project(hidden), targets, temperature, entropy)
+        def one(hidden: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+            return compute(project(hidden), *others)
 
-        def chunks(hidden: Tensor) -> tuple[Tensor, Tensor]:
+        def chunks(hidden: Tensor) -> tuple[Tensor, ...]:
             if len(hidden) <= size:
-                return one(hidden, targets)
-            pairs = zip(hidden.split(size), targets.split(size), strict=True)
-            parts = zip(*[checkpoint(one, h, t, use_reentrant=False) for h, t in pairs], strict=True)
-            return tuple(map(torch.cat, parts))  # type: ignore[return-value]
+                return one(hidden, *others)
+            pieces = zip(hidden.split(size), *(other.split(size) for other in others), strict=True)
+            parts = zip(*[checkpoint(one, *piece, use_reentrant=False) for piece in pieces], strict=True)
+            return tuple(map(torch.cat, parts))
 
         layer.forward = chunks
         try:
             return layer(hidden)
         finally:
             del layer.forward
+
+
+def scales_logits(lm: Any) -> bool:
+    """Whether the model changes the logits after its output layer."""
+    return any(getattr(lm.config, key, None) for key in SCALED)
 
 
 def choose(logits: Tensor, targets: Tensor, temperature: float, entropy: Entropy = "gradient") -> tuple[Tensor, Tensor]:

@@ -26,7 +26,10 @@ KEYS = {
     "policy/kl": "kl",
     "response/tokens_mean": "tokens",
     "train/loss": "loss",
+    "train/accuracy": "accuracy",
+    "train/kl": "kl",
     "eval/loss": "eval loss",
+    "eval/accuracy": "eval accuracy",
     "eval/mean": "eval",
     "eval/pass@1": "pass@1",
 }
@@ -51,7 +54,7 @@ class Terminal(Tracker):
 
     def __init__(self, run: RunConfig, folder: Path, command: str, console: Console | None = None) -> None:
         self._console = console or Console(width=None if sys.stdout.isatty() else 120)
-        self._run = run
+        self._steps = run.steps
         self._folder = folder
         self._command = command
         self._step_s: deque[float] = deque(maxlen=20)
@@ -64,10 +67,10 @@ class Terminal(Tracker):
             self._step_s.append(metrics["time/step_s"])
         numbers, rate = key_numbers(metrics), self._rate(step)
         if not self._console.is_terminal:
-            self._console.print(f"step {step}/{self._run.steps}  {numbers}  {rate}", highlight=False)
+            self._console.print(f"step {step}/{self._steps}  {numbers}  {rate}", highlight=False)
             return
         if self._task is None:
-            self._task = self._bar.add_task("step", total=self._run.steps, numbers=numbers, rate=rate)
+            self._task = self._bar.add_task("step", total=self._steps, numbers=numbers, rate=rate)
             atexit.register(self._bar.stop)  # gives the cursor back should nobody call `finish`
             self._bar.start()
         self._bar.update(self._task, completed=step, numbers=numbers, rate=rate)
@@ -77,7 +80,10 @@ class Terminal(Tracker):
         if not self._step_s:
             return ""
         pace = statistics.median(self._step_s)
-        return f"{pace:.2f} s/step  ETA {duration(pace * (self._run.steps - step))}"
+        return f"{pace:.2f} s/step  ETA {duration(pace * (self._steps - step))}"
+
+    def expect(self, steps: int) -> None:
+        self._steps = steps
 
     def note(self, text: str) -> None:
         self._say(Text.assemble(("· ", "dim"), text))
@@ -88,7 +94,7 @@ class Terminal(Tracker):
         parts: list[RenderableType] = [Text(detail, style=COLORS[status])] if detail else []
         parts += [curves(rows)] if rows else []
         done = rows[-1]["step"] if rows else 0
-        title = f"[bold]{status}[/] after {done} of {self._run.steps} steps, {_spent(rows)}"
+        title = f"[bold]{status}[/] after {done} of {self._steps} steps, {_spent(rows)}"
         panel = Panel(Group(*parts), title=title, title_align="left", border_style=COLORS[status], expand=False)
         self._console.print("", panel)
         self._say_places(status)

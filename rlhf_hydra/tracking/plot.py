@@ -13,7 +13,11 @@ PANELS = {
     "policy/kl": ("KL to the reference, per token", "#b4532a"),
     "response/tokens_mean": ("response tokens", "#2f5f9e"),
     "train/loss": ("training loss", "#5b4a9b"),
+    "train/accuracy": ("training accuracy", "#1a7f5a"),
+    "train/margin": ("training: reward of the chosen less that of the rejected", "#b4532a"),
+    "train/kl": ("training: KL", "#b4532a"),
     "eval/loss": ("evaluation loss", "#8a6d1d"),
+    "eval/accuracy": ("evaluation accuracy", "#0f6f7a"),
     "eval/mean": ("evaluation: reward", "#0f6f7a"),
     "eval/pass@1": ("evaluation: pass@1", "#8a6d1d"),
 }

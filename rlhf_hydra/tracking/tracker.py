@@ -26,6 +26,9 @@ class Tracker:
     def note(self, text: str) -> None:
         """A line for people."""
 
+    def expect(self, steps: int) -> None:
+        """How many steps there will be, where the config leaves that to the data."""
+
     def finish(self, status: Status, detail: str = "") -> None:
         """The end, called once whatever happened; `detail` says why a run stopped or failed."""
 
@@ -47,6 +50,10 @@ class Trackers(Tracker):
     def note(self, text: str) -> None:
         for tracker in self._trackers:
             tracker.note(text)
+
+    def expect(self, steps: int) -> None:
+        for tracker in self._trackers:
+            tracker.expect(steps)
 
     def finish(self, status: Status, detail: str = "") -> None:
         """Finishes all of them, also when one raises."""

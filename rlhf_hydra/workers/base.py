@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.data.packing import Bins
+from rlhf_hydra.strategy.base import Trainer, contagious, dtype_of
 
 
 @dataclass(frozen=True)
@@ -16,15 +20,17 @@ class Shard:
 
     batch: RolloutBatch
     microbatches: Bins
+    unit: int = 1
+    """Rows that belong together: 2 for pairs."""
 
     def __iter__(self) -> Iterator[RolloutBatch]:
-        """The micro-batches; an empty one becomes one row whose response mask is empty."""
+        """The micro-batches; an empty one becomes one unit of rows whose response masks are empty."""
         for rows in self.microbatches:
             if rows:
                 yield self.batch[rows]
             else:
-                row = self.batch[[0]]
-                yield row.replace(response_mask=torch.zeros_like(row.response_mask))
+                idle = self.batch[: self.unit]
+                yield idle.replace(response_mask=torch.zeros_like(idle.response_mask))
 
 
 def forward_rows(shard: Shard, device: torch.device, compute: Callable[[RolloutBatch], Tensor]) -> Tensor:
@@ -35,6 +41,35 @@ def forward_rows(shard: Shard, device: torch.device, compute: Callable[[RolloutB
         if rows:
             result[rows, : values.shape[1]] = values
     return result
+
+
+def update(
+    trainer: Trainer, shard: Shard, role: str, compute: Callable[[RolloutBatch], tuple[Tensor, dict[str, Tensor]]]
+) -> dict[str, float]:
+    """One optimizer step on this rank's rows; `compute` gives each micro-batch's share of the loss and of metrics.
+
+    The metrics are this rank's summands, but for what the trainer says, which is named after the role.
+    """
+    metrics: dict[str, float] = {}
+    count = len(shard.microbatches)
+    for i, batch in enumerate(shard):
+        loss, summands = compute(batch.to(trainer.device))
+        trainer.backward(contagious(loss), last=i == count - 1)
+        add(metrics, summands)
+    return metrics | {f"{role}/{name}": value for name, value in trainer.step().items()}
+
+
+def write_model(
+    model: Any, weights: Iterator[tuple[str, Tensor]], dtype: str, tokenizer: str | None, folder: Path
+) -> None:
+    """The transformers `model` with these `weights` as a Hugging Face folder, and the tokenizer of another folder.
+
+    All ranks must come here, since the weights may be sharded; those without a `tokenizer` write nothing.
+    """
+    state = {name: tensor.to(dtype_of(dtype)).cpu() for name, tensor in weights}
+    if tokenizer is not None:
+        model.save_pretrained(folder, state_dict=state)
+        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
 
 
 def add(total: dict[str, float], metrics: dict[str, Tensor]) -> None:

@@ -12,8 +12,8 @@ from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.seeds import derive
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.models.value import ValueModel
-from rlhf_hydra.strategy.base import Rank, build_trainer, contagious
-from rlhf_hydra.workers.base import Shard, add, forward_rows
+from rlhf_hydra.strategy.base import Rank, build_trainer
+from rlhf_hydra.workers.base import Shard, forward_rows, update
 
 
 class CriticWorker:
@@ -39,16 +39,13 @@ class CriticWorker:
 
     def step(self, shard: Shard, totals: StepTotals) -> dict[str, float]:
         """One optimizer step on this rank's rows; metrics are its summands, but for what the trainer says."""
-        metrics: dict[str, float] = {}
-        count = len(shard.microbatches)
-        for i, batch in enumerate(shard):
-            batch = batch.to(self.trainer.device)
+
+        def compute(batch: RolloutBatch) -> tuple[Tensor, dict[str, Tensor]]:
             packed = pack(batch)
             values = packed.unpack(self.trainer.forward(packed, train=True))
-            loss, summands = self.algorithm.value_loss(values, batch, totals)
-            self.trainer.backward(contagious(loss), last=i == count - 1)
-            add(metrics, summands)
-        return metrics | {f"critic/{name}": value for name, value in self.trainer.step().items()}
+            return self.algorithm.value_loss(values, batch, totals)
+
+        return update(self.trainer, shard, "critic", compute)
 
     def save(self, folder: Path) -> None:
         self.trainer.save(folder)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from rlhf_hydra.algos.losses import StepTotals
 from rlhf_hydra.algos.table import algorithm
@@ -14,8 +13,8 @@ from rlhf_hydra.config.arithmetic import updates_per_step, warmup_steps
 from rlhf_hydra.config.schema import Optim, RunConfig
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.models.policy import PolicyModel
-from rlhf_hydra.strategy.base import Rank, build_trainer, contagious, dtype_of
-from rlhf_hydra.workers.base import Shard, add, forward_rows
+from rlhf_hydra.strategy.base import Rank, build_trainer, dtype_of
+from rlhf_hydra.workers.base import Shard, forward_rows, update, write_model
 from rlhf_hydra.workers.weights import Bucket, buckets
 
 
@@ -68,18 +67,16 @@ class PolicyWorker(ReferenceWorker):
 
     def step(self, shard: Shard, totals: StepTotals, kl_coef: float) -> dict[str, float]:
         """One optimizer step on this rank's rows; metrics are its summands, but for what the trainer says."""
-        metrics: dict[str, float] = {}
-        temperature, count = self.run.rollout.temperature, len(shard.microbatches)
+        temperature = self.run.rollout.temperature
         wanted = "gradient" if self.run.rl.loss.entropy_coef > 0 else "value"
-        for i, batch in enumerate(shard):
-            batch = batch.to(self.trainer.device)
+
+        def compute(batch: RolloutBatch) -> tuple[Tensor, dict[str, Tensor]]:
             packed = pack(batch)
             outputs = self.trainer.forward(packed, temperature, wanted, train=True)
             logprobs, entropy = map(packed.unpack, outputs)
-            loss, summands = self.algorithm.policy_loss(logprobs, entropy, batch, totals, kl_coef)
-            self.trainer.backward(contagious(loss), last=i == count - 1)
-            add(metrics, summands)
-        return metrics | {f"policy/{name}": value for name, value in self.trainer.step().items()}
+            return self.algorithm.policy_loss(logprobs, entropy, batch, totals, kl_coef)
+
+        return update(self.trainer, shard, "policy", compute)
 
     def weights(self, dtype_name: str | None = None) -> Iterator[tuple[str, Tensor]]:
         """Every parameter under its Hugging Face name, in the engine's type or another; all ranks must iterate."""
@@ -101,11 +98,9 @@ class PolicyWorker(ReferenceWorker):
             self._export(folder.with_name(f"{folder.name}-ema"), self.trainer.averages())
 
     def _export(self, folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
-        dtype = dtype_of(self.run.strategy.dtype)
-        state = {name.removeprefix("lm."): tensor.to(dtype).cpu() for name, tensor in weights}
-        if self.rank.index == 0:
-            self.lm.save_pretrained(folder, state_dict=state)
-            AutoTokenizer.from_pretrained(self.folder).save_pretrained(folder)
+        named = ((name.removeprefix("lm."), tensor) for name, tensor in weights)
+        tokenizer = self.folder if self.rank.index == 0 else None
+        write_model(self.lm, named, self.run.strategy.dtype, tokenizer, folder)
 
     def save(self, folder: Path) -> None:
         self.trainer.save(folder)
