@@ -82,6 +82,24 @@ def test_updates_stop_where_the_kl_is_too_large(tmp_path):
     assert 1 <= held["policy/updates"] < 8
 
 
+@pytest.mark.parametrize("cut", ["rollout.top_p=0.7", "rollout.top_k=3", "rollout.min_response_tokens=3"])
+def test_importance_weights_are_one_whatever_restricts_the_draw(cut, tmp_path):
+    """A mask of 1 % around u = 1 leaves nothing out, also where the temperature is not 1."""
+    icepop = ["algo.correction.mask=token", "algo.correction.mask_low=0.99", "algo.correction.mask_high=1.01"]
+    rows = run(
+        tmp_path,
+        *SMALL,
+        "algo=grpo",
+        "policy.samples_per_update=16",
+        "rollout.temperature=0.7",
+        cut,
+        *icepop,
+        "steps=3",
+    )
+    assert all(row["engine/masked_frac"] == 0 for row in rows)
+    assert all(row["engine/ratio"] == pytest.approx(1, abs=1e-4) for row in rows)
+
+
 @pytest.mark.parametrize("option", ["reference.refresh_every=2", "reference.ema=0.5"])
 def test_the_reference_follows_and_is_resumed(option, tmp_path):
     options = [*SMALL, "algo=grpo", option, "steps=4"]
