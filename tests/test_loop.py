@@ -48,6 +48,14 @@ def test_every_option_improves_and_stays_finite(option, tmp_path):
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.1
 
 
+def test_experts_learn_with_their_router_loss(tiny_experts, tmp_path):
+    rows = run(tmp_path, *SIZES, "algo=grpo", f"model.path={tiny_experts}", "policy.router_coef=0.01")
+    rewards = [row["reward/mean"] for row in rows]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.1
+    assert all(1.8 < row["policy/router_loss"] < 3 for row in rows)  # 2, the experts per token, where they are even
+    assert all(row["engine/parity"] < 1e-5 for row in rows)
+
+
 def test_in_the_warm_up_only_the_critic_learns(tmp_path):
     rows = run(
         tmp_path,

@@ -1,8 +1,8 @@
 """Where the engine that sampled and the policy that learns disagree about the same tokens.
 
-Both speak of softmax(logits / temperature) over the whole vocabulary, also where top-p, top-k or a barred EOS took tokens
-out of what was drawn. So u is 1 wherever they agree. Against an engine's renormalised logprobs u would be the mass of
-the tokens that were left, below 1 without any disagreement, and a token mask would drop what the sampler cut most.
+Both speak of softmax(logits / temperature) over the whole vocabulary, also where top-p, top-k or a barred EOS took
+tokens out of what was drawn. So u is 1 wherever they agree. Against an engine's renormalised logprobs u would be the
+mass of the tokens that were left, below 1 without any disagreement, and a token mask would drop what was cut most.
 """
 
 import torch

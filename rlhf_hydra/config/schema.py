@@ -527,6 +527,8 @@ class Policy(Trained):
     ema: float = number(0.0, ge=0, lt=1)
     """Also keep an exponential moving average of the weights, e <- ema e + (1 - ema) w after each optimizer step, and
     export it as `model-ema`. 0: none."""
+    router_coef: float = number(0.0, ge=0)
+    """Mixture of experts: weight of the load-balancing loss of the routers. 0: it is not computed."""
 
 
 @dataclass

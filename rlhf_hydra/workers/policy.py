@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from rlhf_hydra.algos.losses import StepTotals
+from rlhf_hydra.algos.losses import StepTotals, router_share
 from rlhf_hydra.algos.table import algorithm
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.config.arithmetic import updates_per_step, warmup_steps
@@ -25,10 +25,11 @@ class ReferenceWorker:
     optim: Optim | None = None
     total_updates = 0
     ema = 0.0
+    router_coef = 0.0
 
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.run, self.folder, self.rank = run, folder, rank
-        model = PolicyModel.load(folder, run.model.trust_remote_code)
+        model = PolicyModel.load(folder, run.model.trust_remote_code, router=self.router_coef > 0)
         if self.optim is not None and run.strategy.gradient_checkpointing:
             model.lm.gradient_checkpointing_enable({"use_reentrant": False})
         self.lm = model.lm
@@ -39,7 +40,7 @@ class ReferenceWorker:
 
         def compute(batch: RolloutBatch) -> Tensor:
             packed = pack(batch)
-            return packed.unpack(self.trainer.forward(packed, temperature, "none", train=False)[0])
+            return packed.unpack(self.trainer.forward(packed, temperature, "none", train=False).logprobs)
 
         return forward_rows(shard, self.trainer.device, compute)
 
@@ -60,7 +61,7 @@ class ReferenceWorker:
 
 class PolicyWorker(ReferenceWorker):
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
-        self.optim, self.ema = run.policy.optim, run.policy.ema
+        self.optim, self.ema, self.router_coef = run.policy.optim, run.policy.ema, run.policy.router_coef
         steps = max(1, run.steps - warmup_steps(run))
         self.total_updates = steps * updates_per_step(run, run.policy.samples_per_update)
         self.algorithm = algorithm(run.rl, run.rollout)
@@ -69,17 +70,24 @@ class PolicyWorker(ReferenceWorker):
     def step(self, shard: Shard, totals: StepTotals, kl_coef: float) -> dict[str, float]:
         """One optimizer step on this rank's rows; metrics are its summands, but for what the trainer says."""
         metrics: dict[str, float] = {}
-        temperature, count = self.run.rollout.temperature, len(shard.microbatches)
-        wanted = "gradient" if self.run.rl.loss.entropy_coef > 0 else "value"
+        count = len(shard.microbatches)
         for i, batch in enumerate(shard):
-            batch = batch.to(self.trainer.device)
-            packed = pack(batch)
-            outputs = self.trainer.forward(packed, temperature, wanted, train=True)
-            logprobs, entropy = map(packed.unpack, outputs)
-            loss, summands = self.algorithm.policy_loss(logprobs, entropy, batch, totals, kl_coef)
+            loss, summands = self._loss(batch.to(self.trainer.device), totals, kl_coef)
             self.trainer.backward(contagious(loss), last=i == count - 1)
             add(metrics, summands)
         return metrics | {f"policy/{name}": value for name, value in self.trainer.step().items()}
+
+    def _loss(self, batch: RolloutBatch, totals: StepTotals, kl_coef: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The algorithm's share of the step's loss, and the routers'."""
+        packed = pack(batch)
+        wanted = "gradient" if self.run.rl.loss.entropy_coef > 0 else "value"
+        found = self.trainer.forward(packed, self.run.rollout.temperature, wanted, train=True)
+        logprobs, entropy = packed.unpack(found.logprobs), packed.unpack(found.entropy)
+        loss, summands = self.algorithm.policy_loss(logprobs, entropy, batch, totals, kl_coef)
+        if self.router_coef == 0:
+            return loss, summands
+        router = router_share(found.router, batch.response_mask, totals)
+        return loss + self.router_coef * router, {**summands, "policy/router_loss": router.detach()}
 
     def weights(self, dtype_name: str | None = None) -> Iterator[tuple[str, Tensor]]:
         """Every parameter under its Hugging Face name, in the engine's type or another; all ranks must iterate."""

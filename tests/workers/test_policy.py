@@ -5,7 +5,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf_hydra.algos.losses import StepTotals
 from rlhf_hydra.cluster.group import LocalGroup
 from rlhf_hydra.cluster.roles import Summed, TokenModel, shards
-from rlhf_hydra.config.schema import GRPO, KL, Engine, PolicyLoss, Strategy
+from rlhf_hydra.config.schema import GRPO, KL, Engine, Policy, PolicyLoss, Strategy
+from rlhf_hydra.models.packed import pack
+from rlhf_hydra.models.policy import PolicyModel
 from rlhf_hydra.strategy.base import Rank
 from rlhf_hydra.workers.policy import PolicyWorker, ReferenceWorker
 
@@ -110,6 +112,24 @@ def test_gradient_checkpointing_changes_nothing(tiny, make_run, rollout):
     again = passes(make_run(strategy=Strategy(gradient_checkpointing=True)), tiny, rollout, 1)[0]
     for name, gradient in plain.items():
         torch.testing.assert_close(again[name], gradient, msg=name)
+
+
+def test_a_step_adds_the_router_loss_of_its_micro_batches(tiny_experts, make_run, rollout):
+    """The metric is their mean weighted by response tokens; the gradient goes to the routers, coef times its own."""
+    run = make_run(policy=Policy(samples_per_update=8, router_coef=0.5))
+    plain, metrics = passes(make_run(), tiny_experts, rollout, 1)
+    balanced, more = passes(run, tiny_experts, rollout, 1)
+    (part,), _ = shards(rollout, 1, MAX_TOKENS)
+    model, share = PolicyModel.load(tiny_experts, router=True), 0.0
+    for batch in part:
+        share = share + model(pack(batch), 1.0).router * batch.response_mask.sum() / rollout.response_mask.sum()
+    share.backward()
+    assert len(part.microbatches) > 2 and "policy/router_loss" not in metrics
+    assert more["policy/router_loss"] == pytest.approx(share.item(), rel=1e-5)
+    for name, gradient in balanced.items():
+        own = model.lm.get_parameter(name).grad
+        own = torch.zeros_like(gradient) if own is None else own
+        torch.testing.assert_close(gradient - plain[name], 0.5 * own, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_weights_have_the_names_of_the_checkpoint_and_the_engines_type(tiny, make_run):
