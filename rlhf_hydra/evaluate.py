@@ -79,7 +79,7 @@ class Evaluator:
             responses = crew.engine.generate([self.prompts[i].tokens for i in rows], seeds, self._sampling())
         texts = self.tokenizer.batch_decode([r.tokens for r in responses], skip_special_tokens=True)
         asked = zip(rows, responses, texts, strict=True)
-        rewards = crew.reward.evaluate([readable(self.prompts[i], i, r, text) for i, r, text in asked]).get().total
+        rewards = crew.reward.evaluate([readable(self.prompts[i], i, r, text) for i, r, text in asked]).get().earned
         answer = answer_of(eval_reward(self.run))
         return [
             Judged(reward, answer(text), len(response.tokens), response.truncated)

@@ -128,13 +128,5 @@ class ScoredRows:
         self.pending, self.rows = pending, rows
 
     def get(self) -> Scores:
-        results: list[Scores] = self.pending.get()
-        count = sum(map(len, self.rows))
-        total = [0.0] * count
-        parts = {name: [0.0] * count for scores in results for name in scores.parts}
-        for rows, scores in zip(self.rows, results, strict=True):
-            for local, row in enumerate(rows):
-                total[row] = scores.total[local]
-                for name, values in scores.parts.items():
-                    parts[name][row] = values[local]
-        return Scores(total=total, parts=parts)
+        order = [row for rows in self.rows for row in rows]
+        return Scores.cat(self.pending.get())[sorted(range(len(order)), key=order.__getitem__)]
