@@ -598,12 +598,14 @@ class Data(Section):
     hub: str = choice("huggingface", "huggingface", "modelscope")
     subset: Optional[str] = None
     split: str = "train"
-    prompt_column: str = "prompt"
-    """Text, or a list of chat messages."""
+    prompt_column: Optional[str] = "prompt"
+    """Text, or a list of chat messages. null: each of a pair's two columns holds the whole conversation."""
     label_column: Optional[str] = None
     """What the reward compares with; passed on as it is."""
     response_column: Optional[str] = None
     """Supervised: the response, text or messages. null: `prompt_column` holds the whole conversation or text."""
+    response_marker: Optional[str] = None
+    """Supervised, of whole texts: the response is what follows this text for the last time, e.g. `Assistant:`."""
     chosen_column: str = "chosen"
     """Pairs: the better response, or the whole conversation with it."""
     rejected_column: str = "rejected"
@@ -622,10 +624,14 @@ class Data(Section):
     """Supervised: longest row. 0: `model.context_tokens`."""
     overlong: str = choice("drop", "drop", "cut")
     """Supervised: longer rows are dropped, or cut at the end (and then teach no end); counted either way."""
+    strict: bool = False
+    """Stop at the first row that cannot be used, with file, row and column, instead of counting it."""
     template: Optional[str] = None
     """Text around a prompt, with `{prompt}` where it goes."""
     chat: bool = False
     """Render through the tokenizer's chat template; a text prompt becomes one user turn."""
+    chat_template: Optional[str] = None
+    """In place of the tokenizer's chat template: a Jinja template, or a file with one."""
     system: Optional[str] = None
     """System message for `chat`."""
     limit: Optional[int] = number(None, ge=1)
@@ -636,8 +642,15 @@ class Data(Section):
 
 @dataclass
 class ToyData(Data):
-    """Letters to repeat: prompt `c`, best response `cccc`. Made by the project, offline."""
+    """Letters to repeat: prompt `c`, best response `cccc`. Made by the project, offline.
 
+    Supervised objectives also get `chosen` and `rejected`; process reward models, a response in four steps.
+    """
+
+    response_column: Optional[str] = "response"
+    steps_column: Optional[str] = "verdicts"
+    placeholder: Optional[str] = "p"
+    step_tokens: List[str] = field(default_factory=lambda: ["o", "n"])
     rows: int = number(256, ge=1)
     letters: int = number(8, ge=2, le=26)
     """Different prompts. Chance is one in the tokenizer's vocabulary."""

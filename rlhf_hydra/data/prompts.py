@@ -87,6 +87,8 @@ def fingerprint(prompts: Sequence[Prompt]) -> str:
 def _texts(cfg: Data, tokenizer: Any, drops: Drops) -> Iterator[Prompt]:
     """Prompts that are rendered and not tokenised yet; the numbers of rows that have none go to `drops`."""
     label_column = toy.LABEL if isinstance(cfg, ToyData) else cfg.label_column
+    if cfg.prompt_column is None:
+        raise DataError("data.prompt_column is null; name the column with the prompts")
     for number, row in sources.read(cfg):
         where = f"{sources.describe(cfg)}, row {number}"
         value = sources.column(row, cfg.prompt_column, where)

@@ -1,0 +1,328 @@
+"""From a row of the data to rows of tokens: what each objective reads, and in which forms it may come."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rlhf_hydra.config.schema import DPO, KTO, ORPO, PRM, RM, SFT, Data, SimPO, Supervised
+from rlhf_hydra.data.report import BadRow
+from rlhf_hydra.data.sources import Row
+from rlhf_hydra.data.templates import Line, Message, Renderer
+
+PAIRS = (RM, DPO, SimPO, ORPO)
+"""Objectives whose examples are two rows, chosen and rejected."""
+Example = list[Line]
+Format = Callable[[Row], list[Example]]
+Value = str | list[Message]
+
+
+def rows_each(algo: Supervised) -> int:
+    """Rows of one example."""
+    return 2 if isinstance(algo, PAIRS) else 1
+
+
+def build_format(cfg: Data, algo: Supervised, renderer: Renderer) -> Format:
+    """What turns a row into the examples of `algo`. It raises BadRow."""
+    if isinstance(algo, PAIRS):
+        return lambda row: [_pair(row, cfg, renderer)]
+    if isinstance(algo, KTO):
+        return lambda row: _judged(row, cfg, renderer)
+    if isinstance(algo, PRM):
+        return Steps(cfg, renderer)
+    learn = algo.learn if isinstance(algo, SFT) else "response"
+    return lambda row: [[_single(row, cfg, renderer, learn)]]
+
+
+# --------------------------------------------------------------------------------------------------- single texts
+
+
+def _single(row: Row, cfg: Data, renderer: Renderer, learn: str) -> Line:
+    """Supervised fine-tuning, distillation."""
+    column = cfg.response_column or _prompt_column(cfg)
+    prompt = _value(row, _prompt_column(cfg)) if cfg.response_column else None
+    line = _line(prompt, _value(row, column), column, cfg, renderer, learn)
+    return Line(line.tokens, [(0, len(line.tokens))]) if learn == "all" else line
+
+
+def _judged(row: Row, cfg: Data, renderer: Renderer) -> list[Example]:
+    """Single responses with a verdict (KTO), or pairs taken apart."""
+    if cfg.desirable_column is None:
+        chosen, rejected = _pair(row, cfg, renderer)
+        chosen.label, rejected.label = 1.0, 0.0
+        return [[chosen], [rejected]]
+    line = _single(row, cfg, renderer, "response")
+    line.label = float(_truth(_field(row, cfg.desirable_column), cfg.desirable_column))
+    return [[line]]
+
+
+def _line(prompt: Value | None, value: Value, column: str, cfg: Data, renderer: Renderer, learn: str) -> Line:
+    """A response to `prompt`, or a whole text or conversation where `prompt` is None."""
+    if isinstance(value, str) and not cfg.chat:
+        if isinstance(prompt, list):
+            raise _messages_without_chat(_prompt_column(cfg))
+        if prompt is not None:
+            return renderer.text(renderer.fill(prompt), value)
+        return renderer.whole(value) if learn == "all" else renderer.text(*_cut_open(value, column, cfg))
+    if not cfg.chat:
+        raise _messages_without_chat(column)
+    if isinstance(value, str) and prompt is None and learn == "all":
+        return renderer.whole(value)
+    messages = _conversation(prompt, value, column, renderer)
+    return renderer.conversation(messages, _first(messages, column, learn))
+
+
+def _first(messages: list[Message], column: str, learn: str) -> int:
+    """Number of the first message that may be learned."""
+    if not any(message["role"] == "assistant" for message in messages):
+        raise BadRow("has no message of the assistant", column)
+    if learn != "response":
+        return 0
+    if messages[-1]["role"] != "assistant":
+        raise BadRow("does not end with a message of the assistant", column)
+    return len(messages) - 1
+
+
+def _cut_open(text: str, column: str, cfg: Data) -> tuple[str, str]:
+    """Prompt and response of a whole text: up to the last `data.response_marker`, and behind it."""
+    if cfg.response_marker is None:
+        raise BadRow(
+            "holds text, and nothing says where its response begins: set data.response_column, data.response_marker, "
+            "or, to learn all of it, algo.learn=all",
+            column,
+            fatal=True,
+        )
+    head, marker, response = text.rpartition(cfg.response_marker)
+    if not marker:
+        raise BadRow(f"has no {cfg.response_marker!r} (data.response_marker)", column)
+    if not response.strip():
+        raise BadRow("has an empty response", column)
+    return head + marker, response
+
+
+def _conversation(prompt: Value | None, value: Value, column: str, renderer: Renderer) -> list[Message]:
+    """The whole conversation: `value` goes on with `prompt`, or has it in front already."""
+    if isinstance(value, str):
+        if prompt is None:
+            raise BadRow("is text; expected a list of messages (or set data.response_column)", column)
+        value = [{"role": "assistant", "content": value}]
+    if prompt is None:
+        return value
+    before = [{"role": "user", "content": renderer.fill(prompt)}] if isinstance(prompt, str) else prompt
+    if value[: len(before)] == before and len(value) > len(before):
+        return value
+    if value[0]["role"] != "assistant":
+        raise BadRow("neither goes on with the prompt nor begins with it", column)
+    return [*before, *value]
+
+
+def _messages_without_chat(column: str) -> BadRow:
+    return BadRow("holds chat messages; set data.chat=true", column, fatal=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- pairs
+
+
+def _pair(row: Row, cfg: Data, renderer: Renderer) -> Example:
+    """A chosen and a rejected response to the same prompt, given apart or in front of both."""
+    columns = cfg.chosen_column, cfg.rejected_column
+    prompt = None if cfg.prompt_column is None else _value(row, cfg.prompt_column)
+    chosen, rejected = (_value(row, column) for column in columns)
+    margin = 0.0 if cfg.margin_column is None else _number(_field(row, cfg.margin_column), cfg.margin_column)
+    if chosen == rejected:
+        raise BadRow(f"is the same as `{columns[0]}`", columns[1])
+    given = list(zip((chosen, rejected), columns, strict=True))
+    if cfg.chat:
+        lines = _talks([_conversation(prompt, value, column, renderer) for value, column in given], columns, renderer)
+    elif prompt is None and cfg.response_marker is None:
+        lines = _apart([_line(None, value, column, cfg, renderer, "all") for value, column in given], renderer)
+    else:
+        lines = [_line(prompt, value, column, cfg, renderer, "response") for value, column in given]
+        if prompt is None and len({tuple(line.tokens[: line.learn[0][0]]) for line in lines}) > 1:
+            raise BadRow(f"has another prompt than `{columns[0]}`", columns[1])
+    for line in lines:
+        line.label = margin
+    return lines
+
+
+def _talks(talks: list[list[Message]], columns: tuple[str, str], renderer: Renderer) -> Example:
+    """Learned are the assistant's turns from the first message on in which the two conversations differ."""
+    for talk, column in zip(talks, columns, strict=True):
+        _first(talk, column, "response")
+    shared = next((i for i, (a, b) in enumerate(zip(*talks, strict=False)) if a != b), min(map(len, talks)))
+    if shared == 0:
+        raise BadRow(f"does not begin as `{columns[0]}` does", columns[1])
+    return [renderer.conversation(talk, min(shared, len(talk) - 1)) for talk in talks]
+
+
+def _apart(lines: Example, renderer: Renderer) -> Example:
+    """Whole texts: learned is what comes after the tokens that both begin with, and EOS."""
+    for line in lines:
+        if renderer.eos is not None and line.tokens[-1] != renderer.eos:
+            line.tokens.append(renderer.eos)
+    a, b = (line.tokens for line in lines)
+    shared = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    for line in lines:
+        line.learn = [(min(shared, len(line.tokens) - 1), len(line.tokens))]
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------------------- steps
+
+
+class Steps:
+    """Solutions whose steps are labelled (PRM). A step ends at its placeholder, or, of a list of steps without one,
+    at the end of its line."""
+
+    def __init__(self, cfg: Data, renderer: Renderer) -> None:
+        self.cfg, self.renderer = cfg, renderer
+        if cfg.steps_column is None:
+            raise BadRow("data.steps_column is not set: the column with the labels of the steps", fatal=True)
+        self.column = cfg.steps_column
+        self.mark = None if cfg.placeholder is None else self._one_token(cfg.placeholder)
+
+    def __call__(self, row: Row) -> list[Example]:
+        cfg = self.cfg
+        column = cfg.response_column or _prompt_column(cfg)
+        prompt = _value(row, _prompt_column(cfg)) if cfg.response_column else None
+        value = _field(row, column)
+        steps = value if isinstance(value, list) and value and isinstance(value[0], str) else None
+        labels = self._labels(row, "".join(steps) if steps else value)
+        line, ends = self._listed(prompt, steps, column) if steps else self._marked(prompt, row, column)
+        if len(ends) != len(labels):
+            raise BadRow(f"has {len(labels)} labels for {len(ends)} steps", self.column)
+        line.steps = dict(zip(ends, labels, strict=True))
+        line.learn = [(end, end + 1) for end in ends]
+        return [[line]]
+
+    def _marked(self, prompt: Value | None, row: Row, column: str) -> tuple[Line, list[int]]:
+        """Steps that end where the placeholder stands in the text."""
+        if self.mark is None:
+            raise BadRow("is no list of steps; set data.placeholder to what ends each step in the text", column)
+        learn = "all" if prompt is None else "response"
+        line = _line(prompt, _value(row, column), column, self.cfg, self.renderer, learn)
+        return line, [i for a, b in line.learn for i in range(a, b) if line.tokens[i] == self.mark]
+
+    def _listed(self, prompt: Value | None, steps: Sequence[Any], column: str) -> tuple[Line, list[int]]:
+        """Steps of a list, each closed by the placeholder, or else by the end of its line."""
+        for step in steps:
+            _check_text(step, column)
+        if self.mark is not None:
+            text = "".join(f"{step}{self.cfg.placeholder}" for step in steps)
+            line = _line(prompt, text, column, self.cfg, self.renderer, "response" if prompt is not None else "all")
+            return line, [i for a, b in line.learn for i in range(a, b) if line.tokens[i] == self.mark]
+        if not isinstance(prompt, str) or self.cfg.chat:
+            raise BadRow(
+                "is a list of steps, which needs a text prompt and data.chat=false, or data.placeholder", column
+            )
+        tokens, ends = self.renderer.opening(self.renderer.fill(prompt)), []
+        for step in steps:
+            tokens = tokens + self.renderer.encode(step if step.endswith("\n") else step + "\n")
+            ends.append(len(tokens) - 1)
+        return Line(tokens, []), ends
+
+    def _labels(self, row: Row, text: Any) -> list[float]:
+        found = _field(row, self.column)
+        if isinstance(found, str) and isinstance(text, str) and self.cfg.placeholder:
+            found = self._aligned(found, text.split(self.cfg.placeholder)[:-1])
+        if not isinstance(found, list) or not found:
+            raise BadRow(f"is {kind(found)}; expected a list with a label for each step", self.column)
+        return [self._good(value) for value in found]
+
+    def _aligned(self, text: str, steps: list[str]) -> list[str]:
+        """Labels that stand in the placeholders' stead in a second copy of the text (Math-Shepherd)."""
+        labels, rest = [], text
+        for step in steps:
+            tail = rest.removeprefix(step)
+            label = next((token for token in self.cfg.step_tokens if tail.startswith(token)), None)
+            if label is None or not rest.startswith(step):
+                raise BadRow(
+                    f"is not the text with {' or '.join(self.cfg.step_tokens)} in place of {self.cfg.placeholder}",
+                    self.column,
+                )
+            labels.append(label)
+            rest = tail.removeprefix(label)
+        return labels
+
+    def _good(self, value: Any) -> float:
+        if isinstance(value, str) and value in self.cfg.step_tokens:
+            return 1.0 - self.cfg.step_tokens.index(value)
+        number = _number(value, self.column)
+        if not 0 <= number <= 1:
+            raise BadRow(f"has {number:g}, which is no probability", self.column)
+        return number
+
+    def _one_token(self, text: str) -> int:
+        tokens = self.renderer.encode(text)
+        if len(tokens) != 1:
+            raise BadRow(f"data.placeholder={text!r} is {len(tokens)} tokens of this tokenizer; take one", fatal=True)
+        return tokens[0]
+
+
+# --------------------------------------------------------------------------------------------------------- values
+
+
+def _prompt_column(cfg: Data) -> str:
+    if cfg.prompt_column is None:
+        raise BadRow("data.prompt_column is null, and only pairs can do without", fatal=True)
+    return cfg.prompt_column
+
+
+def _field(row: Row, column: str) -> Any:
+    if column not in row:
+        raise BadRow("is missing", column)
+    if row[column] is None:
+        raise BadRow("is null", column)
+    return row[column]
+
+
+def _value(row: Row, column: str) -> Value:
+    """A text, or a list of chat messages."""
+    value = _field(row, column)
+    check_value(value, column)
+    return value
+
+
+def check_value(value: Any, column: str) -> None:
+    if isinstance(value, str):
+        return _check_text(value, column)
+    if not isinstance(value, list):
+        raise BadRow(f"is {kind(value)}; expected text or a list of chat messages", column)
+    if not all(_is_message(message) for message in value):
+        raise BadRow("is a list, but not of chat messages ({role, content}, both text)", column)
+    _check_text("".join(message["content"] for message in value), column)
+
+
+def _check_text(value: Any, column: str) -> None:
+    if not isinstance(value, str):
+        raise BadRow(f"is {kind(value)}; expected text", column)
+    if not value.strip():
+        raise BadRow("is empty", column)
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise BadRow("has half a character (a lone surrogate)", column)  # which no tokenizer takes
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
+
+
+def _truth(value: Any, column: str) -> bool:
+    """true, 1, "true" or "1", as text files have it, and their opposites."""
+    known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    if str(value).strip().lower() not in known:
+        raise BadRow(f"is {value!r}; expected true or false, 1 or 0", column)
+    return known[str(value).strip().lower()]
+
+
+def _number(value: Any, column: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise BadRow(f"has {value!r} where a number is expected", column) from None
+    if not math.isfinite(number):
+        raise BadRow(f"has {number}, which is no number to learn from", column)
+    return number
+
+
+def kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")
