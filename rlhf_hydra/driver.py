@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from rlhf_hydra import checkpoint, experience
+from rlhf_hydra import checkpoint, experience, sampling
 from rlhf_hydra.algos.guards import Watch
 from rlhf_hydra.algos.kl import KLController
 from rlhf_hydra.algos.shaping import RewardNormalizer
@@ -43,11 +43,12 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
 
         algorithm = build_algorithm(run.rl, run.rollout)
         prompts, kl = PromptStream(rows, run.seed), KLController(run.rl.kl)
+        reserve = sampling.Reserve(rows, tokenizer)
         rewards, watch = RewardNormalizer(run.rl.shaping), Watch(run.guard)
         tolerance = parity_tolerance(run)
         evaluator = Evaluator(run, tokenizer, tracker.note)
         parts: dict[str, checkpoint.Stateful] = {"prompts": prompts, "kl": kl, "rewards": rewards}
-        parts |= {"watch": watch, "eval": evaluator}
+        parts |= {"reserve": reserve, "watch": watch, "eval": evaluator}
         with (
             start_crew(run, algorithm, model, tracker.note) as crew,
             Keeper(folder, run.checkpoint, run.steps, crew, parts, tracker.note) as keeper,
@@ -60,9 +61,9 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
 
             for step in range(done + 1, run.steps + 1):
                 clock = Clock()
-                sampled, found = experience.collect(crew, prompts, tokenizer, algorithm, run, step)
+                sampled, found = sampling.collect(crew, prompts, reserve, tokenizer, algorithm, run, step)
                 clock.lap("generate")
-                batch, scored = experience.evaluate(crew, sampled, algorithm, run)
+                batch, scored = experience.evaluate(crew, sampled, tokenizer, algorithm, run)
                 clock.lap("score")
                 with interrupts.held():
                     batch, credit = algorithm.assign_credit(batch, kl.coef, rewards)

@@ -15,8 +15,8 @@ from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.seeds import derive
 from rlhf_hydra.data.prompts import Prompt, load_prompts
 from rlhf_hydra.data.sources import DataError
-from rlhf_hydra.experience import readable
 from rlhf_hydra.rewards.answers import answer_of
+from rlhf_hydra.sampling import readable
 from rlhf_hydra.workers.engine.base import Sampling
 
 Metrics = dict[str, float]

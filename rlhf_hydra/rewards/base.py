@@ -103,7 +103,7 @@ def floats(values: Iterable[Any], samples: list[Sample], who: str) -> list[float
 
 
 def checked_steps(steps: Iterable[Iterable[Any]], samples: list[Sample], who: str) -> list[list[Step]]:
-    """`steps` as a list of `Step`s per sample. RewardError, with `who` and the row, for any that its response has not."""
+    """`steps` as a list of `Step`s per sample. RewardError, with `who` and the row, for one that its response lacks."""
     try:
         found = [[Step(int(end), float(reward)) for end, reward in row] for row in steps]
     except (TypeError, ValueError) as error:

@@ -25,7 +25,7 @@ def build(cfg: Reward, score_model: Callable[[ModelReward], Score] | None = None
             return Scorer(score_model(cfg))
         case CompositeReward():
             return _composite(cfg, score_model)
-    raise RewardError(f"reward `{cfg.name}` is none of rule, function, model, composite")
+    raise RewardError(f"reward `{cfg.name}` is none of rule, function, model, process, composite")
 
 
 def _composite(cfg: CompositeReward, score_model: Callable[[ModelReward], Score] | None) -> Scorer:

@@ -45,6 +45,13 @@ MISTAKES = {
     "engine.dtype=bfloat": ["Did you mean bfloat16"],
     "engine.memory_fraction=1.5": ["engine.memory_fraction=1.5", "more than 0 and at most 1"],
     "engine.memory_fraction=0": ["more than 0 and at most 1"],
+    "algo=grpo algo.filter.oversample=2": ["algo.filter.oversample=2.0", "Set algo.filter.by=mean"],
+    "algo=dapo algo.filter.oversample=2": ["algo.filter.oversample=2.0", "Set algo.correction.weight=token."],
+    "reward=process reward.path=org/judge algo=rloo": [
+        "reward.outcome=none: rewards each step, and algo=rloo compares whole responses",
+        "Set reward.outcome=min, for example, or take algo=ppo or algo=reinforce.",
+    ],
+    "reward=process reward.path=org/judge reward.template=step": ["reward.template", "has no {step}"],
     "steps=0": ["steps=0 (command line): must be at least 1"],
     "rollout.prompts_per_step=16 rollout.samples_per_prompt=8 policy.samples_per_update=100": [
         "policy.samples_per_update=100 (command line)",
