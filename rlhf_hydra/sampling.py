@@ -84,6 +84,7 @@ class Reserve:
 
     def __init__(self, prompts: Sequence[Prompt], tokenizer: Any) -> None:
         self.prompts, self.tokenizer = prompts, tokenizer
+        self.numbers = {id(prompt): number for number, prompt in enumerate(prompts)}
         self.kept: Sampled | None = None
 
     def take(self) -> list[Sampled]:
@@ -102,7 +103,7 @@ class Reserve:
             return {}
         kept = self.kept
         return {
-            "rows": [prompt.row for prompt in kept.prompts],
+            "prompts": [self.numbers[id(prompt)] for prompt in kept.prompts],
             "responses": [[r.tokens, r.logprobs, r.truncated] for r in kept.responses()],
             "scores": vars(kept.scores.get()),
             "greedy": None if kept.greedy is None else vars(kept.greedy.get()),
@@ -111,8 +112,7 @@ class Reserve:
     def load_state(self, state: dict[str, Any]) -> None:
         self.kept = None
         if state:
-            of_row = {prompt.row: prompt for prompt in self.prompts}
-            prompts = [of_row[row] for row in state["rows"]]
+            prompts = [self.prompts[number] for number in state["prompts"]]
             batch, samples = laid_out(prompts, [Response(*r) for r in state["responses"]], self.tokenizer)
             greedy = None if state["greedy"] is None else Known(scores_of(state["greedy"]))
             self.kept = Sampled(prompts, batch, samples, Known(scores_of(state["scores"])), greedy)

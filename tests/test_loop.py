@@ -31,6 +31,14 @@ OPTIONS = {
     "geometric_mask": ["algo=grpo", "algo.correction.mask=geometric", "rollout.temperature=0.9"],
     "filter_mean": ["algo=grpo", "algo.filter.by=mean", "algo.filter.max_rounds=2"],
     "filter_std": ["algo=grpo", "algo.filter.by=std", "algo.filter.max_rounds=2"],
+    "filter_oversampled": [
+        "algo=grpo",
+        "algo.filter.by=mean",
+        "algo.filter.oversample=2",
+        "algo.correction.weight=token",
+        "engine.max_sequences=64",
+    ],
+    "pretraining_mix": ["algo=grpo", "data@algo.ptx.data=toy", "algo.ptx.coef=0.05", "algo.ptx.samples_per_update=8"],
     "value_free": ["algo=ppo", "algo.value.clip=null"],
     "critic_warm_up": ["algo=ppo", "critic.warmup_steps=2"],
     "stopped_by_kl": ["algo=grpo", "algo.epochs=2", "algo.stop_kl=0.05"],
@@ -88,6 +96,17 @@ def test_updates_stop_where_the_kl_is_too_large(tmp_path):
     (free, _), (held, _) = run(tmp_path / "a", *options), run(tmp_path / "b", *options, "algo.stop_kl=1e-5")
     assert free["policy/updates"] == 8
     assert 1 <= held["policy/updates"] < 8
+
+
+def test_given_texts_are_learned_beside_the_rollouts(tmp_path):
+    """Of 8 letters the rollouts ask for 2; the texts teach all, and a critic's warm-up leaves them alone."""
+    options = ["data@algo.ptx.data=toy", "algo.ptx.data.letters=8", "algo.ptx.coef=2", "algo.ptx.samples_per_update=8"]
+    few = ["data.letters=2", "rollout.max_response_tokens=4", "policy.optim.lr=5e-3", "steps=16"]
+    rows = run(tmp_path, *SMALL, "algo=ppo", *few, *options, "critic.warmup_steps=2", "checkpoint.every=8")
+    assert ["policy/ptx_loss" in row for row in rows[:3]] == [False, False, True]
+    assert rows[-1]["policy/ptx_loss"] < rows[2]["policy/ptx_loss"] / 2
+    taken = json.loads((tmp_path / "checkpoints/step-000008/driver.json").read_text())["state"]["texts"]["taken"]
+    assert taken == (8 - 2) * 2 * 8  # steps, updates of 8 of 16 rows, texts
 
 
 @pytest.mark.parametrize("cut", ["rollout.top_p=0.7", "rollout.top_k=3", "rollout.min_response_tokens=3"])

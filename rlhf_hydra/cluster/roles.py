@@ -65,11 +65,16 @@ class TokenModel:
     def values(self, batch: RolloutBatch) -> Scattered:
         return self._rows("values", batch)
 
-    def step(self, batch: RolloutBatch, *args: object) -> Summed:
-        """One optimizer step over all rows of `batch`."""
+    def step(self, batch: RolloutBatch, *args: object, beside: RolloutBatch | None = None) -> Summed:
+        """One optimizer step over all rows of `batch`, and of what is `beside` it, which has totals of its own."""
+        calls = [(*part, *args) for part in self._dealt(batch)]
+        if beside is not None:
+            calls = [(*call, *part) for call, part in zip(calls, self._dealt(beside), strict=True)]
+        return Summed(self.group.each("step", calls))
+
+    def _dealt(self, batch: RolloutBatch) -> list[tuple[Shard, StepTotals]]:
         parts, _ = shards(batch, self.group.size, self.max_tokens)
-        totals = StepTotals.of(batch)
-        return Summed(self.group.each("step", [(part, totals, *args) for part in parts]))
+        return [(part, StepTotals.of(batch)) for part in parts]
 
     def _rows(self, method: str, batch: RolloutBatch, *args: object) -> Scattered:
         parts, rows = shards(batch.only(), self.group.size, self.max_tokens)

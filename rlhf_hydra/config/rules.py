@@ -29,6 +29,7 @@ from rlhf_hydra.config.memory import ENGINE_WEIGHTS_SHARE, engine_weights_gib, g
 from rlhf_hydra.config.resolve import resolve, tensor_parallel_sizes
 from rlhf_hydra.config.schema import (
     GAE,
+    RL,
     CompositeReward,
     Data,
     FunctionReward,
@@ -125,6 +126,18 @@ def oversampling(run: RunConfig) -> Iterator[Problem]:
     elif run.rl.correction.weight == "none":
         says = "prompts that are too many for one step are learned from a step later, without correction"
         yield Problem("", key, says, "Set algo.correction.weight=token.")
+
+
+def pretraining_mix(run: RunConfig) -> Iterator[Problem]:
+    ptx = run.rl.ptx
+    if ptx.coef > 0 and ptx.data is None:
+        yield Problem(
+            "", "algo.ptx.data", "there are no texts to learn from", "Add data@algo.ptx.data=jsonl, for example."
+        )
+    if ptx.coef == 0 and ptx.data is not None:
+        yield Problem(
+            "", "algo.ptx.coef", "nothing would be learned from algo.ptx.data", "Set it to 0.05, for example."
+        )
 
 
 def greedy_baseline(run: RunConfig) -> Iterator[Problem]:
@@ -257,8 +270,10 @@ def no_such_file(key: str, path: str) -> Problem:
 
 
 def named_data(run: RunConfig) -> list[tuple[str, Data]]:
-    """Each source of prompts, with its dotted key."""
-    return [("data", run.data)] + ([("eval.data", run.eval.data)] if run.eval.data is not None else [])
+    """Each source of prompts or texts, with its dotted key."""
+    texts = run.algo.ptx.data if isinstance(run.algo, RL) else None
+    sources = {"data": run.data, "eval.data": run.eval.data, "algo.ptx.data": texts}
+    return [(key, data) for key, data in sources.items() if data is not None]
 
 
 def data_source(run: RunConfig) -> Iterator[Problem]:
@@ -591,6 +606,7 @@ RL_RULES: list[Rule] = [
     one_sample,
     filter_function,
     oversampling,
+    pretraining_mix,
     greedy_baseline,
     step_credit,
     step_template,

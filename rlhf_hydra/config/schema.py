@@ -207,6 +207,20 @@ class Filter(Section):
 
 
 @dataclass
+class PTX(Section):
+    """Pre-training mix (InstructGPT, arXiv 2203.02155): each update of the policy also learns from given texts."""
+
+    coef: float = number(0.0, ge=0)
+    """Weight of their loss, the mean of -log p over tokens. 0: off."""
+    data: Optional["Data"] = None
+    """The texts: `data@algo.ptx.data=<name>`."""
+    learn: str = choice("all", "response", "assistant", "all")
+    """Tokens to learn: every token; the last response; every turn of the assistant."""
+    samples_per_update: int = number(32, ge=1)
+    """Texts per update of the policy, over all ranks."""
+
+
+@dataclass
 class ValueLoss(Section):
     """The critic's objective (PPO)."""
 
@@ -232,6 +246,7 @@ class RL(Algo):
     shaping: Shaping = part(Shaping)
     correction: Correction = part(Correction)
     filter: Filter = part(Filter)
+    ptx: PTX = part(PTX)
     epochs: int = number(1, ge=1)
     """Passes over one rollout."""
     stop_kl: Optional[float] = number(None, gt=0)

@@ -1,13 +1,14 @@
 """The policy, which learns, and the reference, which does not."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from rlhf_hydra.algos.losses import StepTotals, router_share
+from rlhf_hydra.algos.losses import StepTotals, imitation, router_share
 from rlhf_hydra.algos.table import algorithm
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.config.arithmetic import updates_per_step, warmup_steps
@@ -67,17 +68,27 @@ class PolicyWorker(ReferenceWorker):
         self.algorithm = algorithm(run.rl, run.rollout)
         super().__init__(run, folder, rank)
 
-    def step(self, shard: Shard, totals: StepTotals, kl_coef: float) -> dict[str, float]:
-        """One optimizer step on this rank's rows; metrics are its summands, but for what the trainer says."""
+    def step(
+        self,
+        shard: Shard,
+        totals: StepTotals,
+        kl_coef: float,
+        texts: Shard | None = None,
+        text_totals: StepTotals | None = None,
+    ) -> dict[str, float]:
+        """One optimizer step on this rank's rows, and on its given texts where the algorithm mixes some in; metrics are
+        its summands, but for what the trainer says."""
         metrics: dict[str, float] = {}
-        count = len(shard.microbatches)
-        for i, batch in enumerate(shard):
-            loss, summands = self._loss(batch.to(self.trainer.device), totals, kl_coef)
-            self.trainer.backward(contagious(loss), last=i == count - 1)
+        work = [(batch, partial(self._learn, totals=totals, kl_coef=kl_coef)) for batch in shard]
+        if texts is not None and text_totals is not None:
+            work += [(batch, partial(self._imitate, totals=text_totals)) for batch in texts]
+        for i, (batch, compute) in enumerate(work):
+            loss, summands = compute(batch.to(self.trainer.device))
+            self.trainer.backward(contagious(loss), last=i == len(work) - 1)
             add(metrics, summands)
         return metrics | {f"policy/{name}": value for name, value in self.trainer.step().items()}
 
-    def _loss(self, batch: RolloutBatch, totals: StepTotals, kl_coef: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def _learn(self, batch: RolloutBatch, totals: StepTotals, kl_coef: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The algorithm's share of the step's loss, and the routers'."""
         packed = pack(batch)
         wanted = "gradient" if self.run.rl.loss.entropy_coef > 0 else "value"
@@ -88,6 +99,14 @@ class PolicyWorker(ReferenceWorker):
             return loss, summands
         router = router_share(found.router, batch.response_mask, totals)
         return loss + self.router_coef * router, {**summands, "policy/router_loss": router.detach()}
+
+    def _imitate(self, batch: RolloutBatch, totals: StepTotals) -> tuple[Tensor, dict[str, Tensor]]:
+        """algo.ptx.coef * the share of the texts' loss, at temperature 1, and of their routers'."""
+        packed = pack(batch)
+        found = self.trainer.forward(packed, 1.0, "none", train=True)
+        loss = imitation(packed.unpack(found.logprobs), batch.response_mask, totals)
+        router = router_share(found.router, batch.response_mask, totals)
+        return self.run.rl.ptx.coef * (loss + self.router_coef * router), {"policy/ptx_loss": loss.detach()}
 
     def weights(self, dtype_name: str | None = None) -> Iterator[tuple[str, Tensor]]:
         """Every parameter under its Hugging Face name, in the engine's type or another; all ranks must iterate."""

@@ -45,6 +45,9 @@ MISTAKES = {
     "engine.dtype=bfloat": ["Did you mean bfloat16"],
     "engine.memory_fraction=1.5": ["engine.memory_fraction=1.5", "more than 0 and at most 1"],
     "engine.memory_fraction=0": ["more than 0 and at most 1"],
+    "algo.ptx.coef=0.1": ["algo.ptx.data", "there are no texts", "Add data@algo.ptx.data=jsonl"],
+    "data@algo.ptx.data=toy": ["algo.ptx.coef=0.0", "nothing would be learned from algo.ptx.data"],
+    "data@algo.ptx.data=jsonl algo.ptx.coef=0.1": ["algo.ptx.data.path"],
     "algo=grpo algo.filter.oversample=2": ["algo.filter.oversample=2.0", "Set algo.filter.by=mean"],
     "algo=dapo algo.filter.oversample=2": ["algo.filter.oversample=2.0", "Set algo.correction.weight=token."],
     "reward=process reward.path=org/judge algo=rloo": [
@@ -108,7 +111,7 @@ MISTAKES = {
     "reward=function reward.path=no_such_module.x:f": ["no module no_such_module.x"],
     "reward=function reward.path=json.decoder:scanstrin": ["has no function scanstrin", "Did you mean"],
     "reward=model": ["reward.path: must be given", "Add reward.path=VALUE."],
-    "reward=null": ["reward=null", "choose one: composite, function, model, rule"],
+    "reward=null": ["reward=null", "choose one: composite, function, model, process, rule"],
     "reward=composite reward.parts=null": ["reward.parts"],
     "cluster.placement.policy.gpus=0-7": ["cluster.placement.policy.gpus=0-7 (command line)", "has no GPU"],
     "cluster.placement.policy.gpus=all": ["'all' is not a list of GPUs such as 0-7"],
