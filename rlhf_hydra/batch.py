@@ -55,7 +55,7 @@ class RolloutBatch:
     values: Tensor | None = None
     """[B, T] float32: of the critic, before this rollout's first update."""
     token_rewards: Tensor | None = None
-    """[B, T] float32: reward of each token: KL penalty, and the score on the last response token."""
+    """[B, T] float32: reward of each token: KL penalty, step rewards, and the score on the last response token."""
     advantages: Tensor | None = None
     """[B, T] float32."""
     returns: Tensor | None = None

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
-from rlhf_hydra import checkpoint, experience
+from rlhf_hydra import checkpoint, experience, sampling
 from rlhf_hydra.algos.guards import Watch
 from rlhf_hydra.algos.kl import KLController
 from rlhf_hydra.algos.shaping import RewardNormalizer
@@ -17,10 +18,12 @@ from rlhf_hydra.algos.table import algorithm as build_algorithm
 from rlhf_hydra.checkpoint import Keeper
 from rlhf_hydra.cluster.crew import start_crew
 from rlhf_hydra.cluster.weight_sync import push, refresh, verify
-from rlhf_hydra.config.arithmetic import parity_tolerance
+from rlhf_hydra.config.arithmetic import parity_tolerance, texts_per_step
 from rlhf_hydra.config.failure import Failure
-from rlhf_hydra.config.schema import RunConfig
+from rlhf_hydra.config.schema import SFT, RunConfig
+from rlhf_hydra.data.examples import load_examples
 from rlhf_hydra.data.prompts import PromptStream, load_prompts
+from rlhf_hydra.data.texts import TextStream
 from rlhf_hydra.dump import Guardian
 from rlhf_hydra.evaluate import Evaluator
 from rlhf_hydra.interrupts import Interrupts, Stopped
@@ -44,11 +47,14 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
 
         algorithm = build_algorithm(run.rl, run.rollout)
         prompts, kl = PromptStream(rows, run.seed), KLController(run.rl.kl)
+        reserve = sampling.Reserve(rows, tokenizer)
         rewards, watch = RewardNormalizer(run.rl.shaping), Watch(run.guard)
         tolerance = parity_tolerance(run)
         evaluator = Evaluator(run, tokenizer, tracker.note)
         parts: dict[str, checkpoint.Stateful] = {"prompts": prompts, "kl": kl, "rewards": rewards}
-        parts |= {"watch": watch, "eval": evaluator}
+        parts |= {"reserve": reserve, "watch": watch, "eval": evaluator}
+        if (texts := mixed_in(run, tokenizer, tracker.note)) is not None:
+            parts["texts"] = texts
         with (
             start_crew(run, algorithm, model, tracker.note) as crew,
             Keeper(folder, run.checkpoint, run.steps, crew, parts, tracker.note) as keeper,
@@ -62,13 +68,14 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
 
             for step in range(done + 1, run.steps + 1):
                 clock = Clock()
-                sampled, found = experience.collect(crew, prompts, tokenizer, algorithm, run, step)
+                sampled, found = sampling.collect(crew, prompts, reserve, tokenizer, algorithm, run, step)
                 clock.lap("generate")
-                batch, scored = experience.evaluate(crew, sampled, algorithm, run)
+                batch, scored = experience.evaluate(crew, sampled, tokenizer, algorithm, run)
                 clock.lap("score")
                 with interrupts.held():
                     batch, credit = algorithm.assign_credit(batch, kl.coef, rewards)
-                    learned = learn(crew, batch, run, step, kl.coef)
+                    given = texts.take(texts_per_step(run, step)) if texts else None
+                    learned = learn(crew, batch, run, step, kl.coef, given)
                     clock.lap("train")
                     refresh(crew, run, step)
                     push(crew.policy, crew.engine, version=step)
@@ -79,7 +86,7 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
                     metrics = experience.describe(batch) | scored | credit | learned | found | {"engine/parity": parity}
                     tracker.samples(experience.rows(sampled.samples, batch), step)
                     tracker.log({**metrics, "kl/coef": kl.coef, **clock.times()}, step)
-                    guardian.check(metrics, batch, step, kl.coef)
+                    guardian.check(metrics, batch, step, kl.coef, given)
                     kl.update(metrics.get("policy/kl", math.nan), len(batch))
                     keeper.mark(step)
                 settle(evaluate, keeper, tracker, interrupts, metrics)
@@ -104,6 +111,18 @@ def tracked(run: RunConfig, folder: Path, command: str, start: Path | None) -> I
         tracker.finish("failed", f"{type(error).__name__}: {error}")
         raise
     tracker.finish("done")
+
+
+def mixed_in(run: RunConfig, tokenizer: Any, note: Callable[[str], None]) -> TextStream | None:
+    """The texts of `algo.ptx`."""
+    ptx = run.rl.ptx
+    if ptx.data is None or ptx.coef == 0:
+        return None
+    texts, report = load_examples(
+        ptx.data, SFT(name="ptx", learn=ptx.learn), tokenizer, run.model.context_tokens, run.seed
+    )
+    note(f"mixed in: {report}")
+    return TextStream(texts, run.seed)
 
 
 def settle(

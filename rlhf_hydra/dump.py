@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from rlhf_hydra.algos.guards import Watch
 from rlhf_hydra.algos.table import algorithm
@@ -16,6 +17,9 @@ from rlhf_hydra.config.saved import load_run_yaml, save_run_yaml
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.learning import learn
 from rlhf_hydra.models.hub import resolve
+
+TEXTS = "texts.pt"
+"""Given texts that the step learned from too."""
 
 
 class Guarded(Failure):
@@ -28,8 +32,15 @@ class Guardian:
     def __init__(self, watch: Watch, run: RunConfig, folder: Path, crew: Crew, note: Callable[[str], None]) -> None:
         self.watch, self.run, self.folder, self.crew, self.note = watch, run, folder, crew, note
 
-    def check(self, metrics: Mapping[str, float], batch: RolloutBatch, step: int, kl_coef: float) -> None:
-        """After the updates of `step`. Guarded if the run must stop."""
+    def check(
+        self,
+        metrics: Mapping[str, float],
+        batch: RolloutBatch,
+        step: int,
+        kl_coef: float,
+        texts: RolloutBatch | None = None,
+    ) -> None:
+        """After the updates of `step`, made with these `texts` beside. Guarded if the run must stop."""
         fatal = self.watch.skipped_too_often(metrics)
         for limit in self.watch.limits(metrics):
             self.note(f"step {step}: {limit}")
@@ -37,17 +48,23 @@ class Guardian:
         if fatal:
             dump = self.folder / "dumps" / f"step-{step:06d}"
             write(dump, self.run, self.crew, batch, step, kl_coef)
+            if texts is not None:
+                torch.save(tensors(texts), dump / TEXTS)
             raise Guarded(f"step {step}: {fatal}. `python -m rlhf_hydra.dump {dump}` runs its updates again")
 
 
 def write(folder: Path, run: RunConfig, crew: Crew, batch: RolloutBatch, step: int, kl_coef: float) -> None:
     """The batch as a dict of tensors, the run, and the weights and optimizers as they are now."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    torch.save({name: tensor for name, tensor in tensors.items() if tensor is not None}, folder / "batch.pt")
+    torch.save(tensors(batch), folder / "batch.pt")
     save_run_yaml(run, folder / "run.yaml", f"python -m rlhf_hydra.dump {folder}")
     (folder / "step.json").write_text(json.dumps({"step": step, "kl_coef": kl_coef}) + "\n")
     crew.save(folder.resolve())
+
+
+def tensors(batch: RolloutBatch) -> dict[str, Tensor]:
+    """The fields that are there."""
+    return {f.name: getattr(batch, f.name) for f in fields(batch) if getattr(batch, f.name) is not None}
 
 
 def replay(folder: Path) -> dict[str, float]:
@@ -55,10 +72,12 @@ def replay(folder: Path) -> dict[str, float]:
     run = load_run_yaml(folder / "run.yaml")
     about = json.loads((folder / "step.json").read_text())
     batch = RolloutBatch(**torch.load(folder / "batch.pt", weights_only=True))
+    has_texts = (folder / TEXTS).exists()
+    texts = RolloutBatch(**torch.load(folder / TEXTS, weights_only=True)) if has_texts else None
     model = resolve(run.model.path, run.model.hub, run.model.revision)
     with start_crew(run, algorithm(run.rl, run.rollout), model, print) as crew:
         crew.load(folder.resolve())
-        return learn(crew, batch, run, about["step"], about["kl_coef"])
+        return learn(crew, batch, run, about["step"], about["kl_coef"], texts)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.seeds import derive
 from rlhf_hydra.data.prompts import Prompt, load_prompts
 from rlhf_hydra.data.sources import DataError
-from rlhf_hydra.experience import readable
 from rlhf_hydra.rewards.answers import answer_of
+from rlhf_hydra.sampling import readable
 from rlhf_hydra.workers.engine.base import Sampling
 
 Metrics = dict[str, float]
@@ -75,7 +75,7 @@ class Evaluator:
             responses = crew.engine.generate([self.prompts[i].tokens for i in rows], seeds, self._sampling())
         texts = self.tokenizer.batch_decode([r.tokens for r in responses], skip_special_tokens=True)
         asked = zip(rows, responses, texts, strict=True)
-        rewards = crew.reward.evaluate([readable(self.prompts[i], i, r, text) for i, r, text in asked]).get().total
+        rewards = crew.reward.evaluate([readable(self.prompts[i], i, r, text) for i, r, text in asked]).get().earned
         answer = answer_of(eval_reward(self.run))
         return [
             Judged(reward, answer(text), len(response.tokens), response.truncated)

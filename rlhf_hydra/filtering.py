@@ -52,7 +52,7 @@ def firsts(group: Sequence[int]) -> list[int]:
 
 
 def choose(accepted: Sequence[bool], rewards: Sequence[float], wanted: int) -> list[int]:
-    """Numbers of `wanted` prompts: all that are accepted, then rejected ones, the largest deviation of rewards first.
+    """Numbers of `wanted` prompts: the first that are accepted, then rejected ones, the largest deviation first.
 
     `rewards`: of all rows, equally many for each prompt.
 
@@ -62,5 +62,5 @@ def choose(accepted: Sequence[bool], rewards: Sequence[float], wanted: int) -> l
     group = torch.arange(len(accepted)).repeat_interleave(len(rewards) // len(accepted))
     _, _, std = group_stats(torch.tensor(rewards), group, torch.ones_like(group, dtype=torch.bool))
     spread = dict(zip(group.tolist(), std.tolist(), strict=True))
-    order = sorted(range(len(accepted)), key=lambda prompt: (not accepted[prompt], -spread[prompt]))
+    order = sorted(range(len(accepted)), key=lambda i: (not accepted[i], 0 if accepted[i] else -spread[i], i))
     return sorted(order[:wanted], key=lambda prompt: (not accepted[prompt], prompt))

@@ -1,6 +1,7 @@
 """The optimizer steps of one rollout."""
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from statistics import fmean
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.cluster.crew import Crew
 from rlhf_hydra.cluster.roles import Summed
+from rlhf_hydra.config.arithmetic import policy_learns
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.seeds import derive
 
@@ -19,11 +21,13 @@ SUMMED = ("/skipped",)
 """Metrics that are counts: added over the updates of a step."""
 
 
-def learn(crew: Crew, batch: RolloutBatch, run: RunConfig, step: int, kl_coef: float) -> dict[str, float]:
+def learn(
+    crew: Crew, batch: RolloutBatch, run: RunConfig, step: int, kl_coef: float, texts: RolloutBatch | None = None
+) -> dict[str, float]:
     """All epochs and minibatches of critic and policy; the metrics are means over optimizer steps.
 
     The two learn side by side, unless they share GPUs: then one after the other, to save memory. In the first
-    `critic.warmup_steps` steps of the run only the critic learns.
+    `critic.warmup_steps` steps of the run only the critic learns. `texts`: those of all the policy's updates.
     """
     critic: list[Summed] = []
     if crew.critic is not None:
@@ -32,9 +36,10 @@ def learn(crew: Crew, batch: RolloutBatch, run: RunConfig, step: int, kl_coef: f
         if crew.critic_shares_gpus:
             mean(critic)
     policy: list[Summed] = []
-    if crew.critic is None or step > run.critic.warmup_steps:
+    if policy_learns(run, step):
+        beside = repeat(None) if texts is None else iter(texts.split(run.rl.ptx.samples_per_update))
         for minibatch in minibatches(batch.only(*POLICY_READS), run.policy.samples_per_update, run, step):
-            policy.append(crew.policy.step(minibatch, kl_coef))
+            policy.append(crew.policy.step(minibatch, kl_coef, beside=next(beside)))
             if run.rl.stop_kl is not None and policy[-1].get()["policy/update_kl"] > run.rl.stop_kl:
                 break
     return mean(critic) | mean(policy) | {"policy/updates": float(len(policy))}

@@ -29,6 +29,26 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_experts(tmp_path_factory):
+    """A mixture of four experts that reads what `builtin:tiny` reads."""
+    import torch
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    from rlhf_hydra.models.tiny import VOCABULARY, letter_tokenizer
+
+    config = Qwen3MoeConfig(
+        vocab_size=len(VOCABULARY), hidden_size=64, intermediate_size=128, moe_intermediate_size=64, num_experts=4,
+        num_experts_per_tok=2, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+        max_position_embeddings=512, initializer_range=0.1, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("experts")
+    torch.manual_seed(0)
+    Qwen3MoeForCausalLM(config).save_pretrained(folder)
+    letter_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def make_run(tiny):
     """A whole run config on the toy task, in this process: GRPO without KL, and `changes`."""
     from rlhf_hydra.config import schema

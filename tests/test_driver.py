@@ -35,7 +35,9 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(algo, stra
         ["algo=ppo", "algo.kl.controller=adaptive", "algo.epochs=2"],
         ["algo=grpo", "strategy.name=deepspeed", "policy.ema=0.9"],
         ["algo=reinforce", "policy.samples_per_update=16", "algo.shaping.normalize=running", "policy.ema=0.9"],
+        ["algo=grpo", "data@algo.ptx.data=toy", "algo.ptx.coef=0.1", "algo.ptx.samples_per_update=5"],
         ["algo=dapo"],
+        ["algo=dapo", "algo.filter.oversample=2.5", "algo.correction.weight=token", "engine.max_sequences=16"],
     ],
 )
 def test_a_resumed_run_equals_one_that_never_stopped(options, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from rlhf_hydra import experience
+from rlhf_hydra import experience, sampling
 from rlhf_hydra.algos.table import algorithm
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.cluster.crew import start_crew
@@ -36,8 +36,8 @@ class Step:
                 if role is not None:
                     self._count(name, role.group.workers[0].trainer.model)
             asked = rows[: run.rollout.prompts_per_step]
-            sampled = experience.sample(crew, asked, tokenizer, self.algorithm, run, 1)
-            batch, self.scored = experience.evaluate(crew, sampled, self.algorithm, run)
+            sampled = sampling.sample(crew, asked, tokenizer, self.algorithm, run, 1)
+            batch, self.scored = experience.evaluate(crew, sampled, tokenizer, self.algorithm, run)
             self.batch, self.credit = self.algorithm.assign_credit(batch, run.rl.kl.coef)
             self.learned = learn(crew, self.batch, run, 1, run.rl.kl.coef)
         (part,), _ = shards(self.batch, 1, MAX_TOKENS)

@@ -31,6 +31,14 @@ OPTIONS = {
     "geometric_mask": ["algo=grpo", "algo.correction.mask=geometric", "rollout.temperature=0.9"],
     "filter_mean": ["algo=grpo", "algo.filter.by=mean", "algo.filter.max_rounds=2"],
     "filter_std": ["algo=grpo", "algo.filter.by=std", "algo.filter.max_rounds=2"],
+    "filter_oversampled": [
+        "algo=grpo",
+        "algo.filter.by=mean",
+        "algo.filter.oversample=2",
+        "algo.correction.weight=token",
+        "engine.max_sequences=64",
+    ],
+    "pretraining_mix": ["algo=grpo", "data@algo.ptx.data=toy", "algo.ptx.coef=0.05", "algo.ptx.samples_per_update=8"],
     "value_free": ["algo=ppo", "algo.value.clip=null"],
     "critic_warm_up": ["algo=ppo", "critic.warmup_steps=2"],
     "stopped_by_kl": ["algo=grpo", "algo.epochs=2", "algo.stop_kl=0.05"],
@@ -46,6 +54,14 @@ def test_every_option_improves_and_stays_finite(option, tmp_path):
     assert sum(row["policy/skipped"] for row in rows if "policy/skipped" in row) == 0
     rewards = [row["reward/mean"] for row in rows]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.1
+
+
+def test_experts_learn_with_their_router_loss(tiny_experts, tmp_path):
+    rows = run(tmp_path, *SIZES, "algo=grpo", f"model.path={tiny_experts}", "policy.router_coef=0.01")
+    rewards = [row["reward/mean"] for row in rows]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.1
+    assert all(1.8 < row["policy/router_loss"] < 3 for row in rows)  # 2, the experts per token, where they are even
+    assert all(row["engine/parity"] < 1e-5 for row in rows)
 
 
 def test_in_the_warm_up_only_the_critic_learns(tmp_path):
@@ -80,6 +96,35 @@ def test_updates_stop_where_the_kl_is_too_large(tmp_path):
     (free, _), (held, _) = run(tmp_path / "a", *options), run(tmp_path / "b", *options, "algo.stop_kl=1e-5")
     assert free["policy/updates"] == 8
     assert 1 <= held["policy/updates"] < 8
+
+
+def test_given_texts_are_learned_beside_the_rollouts(tmp_path):
+    """Of 8 letters the rollouts ask for 2; the texts teach all, and a critic's warm-up leaves them alone."""
+    options = ["data@algo.ptx.data=toy", "algo.ptx.data.letters=8", "algo.ptx.coef=2", "algo.ptx.samples_per_update=8"]
+    few = ["data.letters=2", "rollout.max_response_tokens=4", "policy.optim.lr=5e-3", "steps=16"]
+    rows = run(tmp_path, *SMALL, "algo=ppo", *few, *options, "critic.warmup_steps=2", "checkpoint.every=8")
+    assert ["policy/ptx_loss" in row for row in rows[:3]] == [False, False, True]
+    assert rows[-1]["policy/ptx_loss"] < rows[2]["policy/ptx_loss"] / 2
+    taken = json.loads((tmp_path / "checkpoints/step-000008/driver.json").read_text())["state"]["texts"]["taken"]
+    assert taken == (8 - 2) * 2 * 8  # steps, updates of 8 of 16 rows, texts
+
+
+@pytest.mark.parametrize("cut", ["rollout.top_p=0.7", "rollout.top_k=3", "rollout.min_response_tokens=3"])
+def test_importance_weights_are_one_whatever_restricts_the_draw(cut, tmp_path):
+    """A mask of 1 % around u = 1 leaves nothing out, also where the temperature is not 1."""
+    icepop = ["algo.correction.mask=token", "algo.correction.mask_low=0.99", "algo.correction.mask_high=1.01"]
+    rows = run(
+        tmp_path,
+        *SMALL,
+        "algo=grpo",
+        "policy.samples_per_update=16",
+        "rollout.temperature=0.7",
+        cut,
+        *icepop,
+        "steps=3",
+    )
+    assert all(row["engine/masked_frac"] == 0 for row in rows)
+    assert all(row["engine/ratio"] == pytest.approx(1, abs=1e-4) for row in rows)
 
 
 @pytest.mark.parametrize("option", ["reference.refresh_every=2", "reference.ema=0.5"])

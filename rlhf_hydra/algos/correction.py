@@ -1,4 +1,9 @@
-"""Where the engine that sampled and the policy that learns disagree about the same tokens."""
+"""Where the engine that sampled and the policy that learns disagree about the same tokens.
+
+Both speak of softmax(logits / temperature) over the whole vocabulary, also where top-p, top-k or a barred EOS took
+tokens out of what was drawn. So u is 1 wherever they agree. Against an engine's renormalised logprobs u would be the
+mass of the tokens that were left, below 1 without any disagreement, and a token mask would drop what was cut most.
+"""
 
 import torch
 from torch import Tensor
@@ -38,22 +43,3 @@ def correction_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, mask: Ten
         u = importance(old_logprobs, rollout_logprobs, mask, cfg.mask)
         weights = weights.masked_fill((u < cfg.mask_low) | (u > cfg.mask_high), 0)
     return weights
-
-
-def filtered_logprobs(logits: Tensor, tokens: Tensor, temperature: float, top_p: float, top_k: int) -> Tensor:
-    """log p(token) under a sampler that divides by `temperature` and keeps the `top_k` likeliest tokens (0: all), and
-    of these the smallest set with mass >= `top_p`, renormalised. `logits` [..., V], `tokens` [...] -> [...] float32.
-
-    For engines that report filtered logprobs: against unfiltered ones u would be the mass of the kept set, not 1. The
-    sampled token always counts as kept: another rounding must not make it impossible.
-    """
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    ranked, order = logprobs.sort(dim=-1, descending=True)
-    drop = torch.zeros_like(ranked, dtype=torch.bool)
-    if top_k > 0:
-        drop[..., top_k:] = True
-    ranked_p = ranked.masked_fill(drop, -torch.inf).softmax(-1)
-    drop |= ranked_p.cumsum(-1) - ranked_p >= top_p
-    drop = torch.zeros_like(drop).scatter(-1, order, drop).scatter(-1, tokens[..., None], False)
-    kept = torch.log_softmax(logprobs.masked_fill(drop, -torch.inf), dim=-1)
-    return kept.gather(-1, tokens[..., None]).squeeze(-1)

@@ -44,6 +44,20 @@ def loss_weights(mask: Tensor, aggregation: str, totals: StepTotals, max_respons
     return mask.float() / (rows * max_response_tokens)
 
 
+def imitation(logprobs: Tensor, mask: Tensor, totals: StepTotals) -> Tensor:
+    """This micro-batch's share of the mean of -log p over the tokens of a step. [b, T] -> []; an empty mask gives 0."""
+    return -(loss_weights(mask, "token_mean", totals, 1) * logprobs.float().masked_fill(~mask, 0)).sum()
+
+
+def router_share(router: Tensor, mask: Tensor, totals: StepTotals) -> Tensor:
+    """This micro-batch's share of the step's router loss, the mean over micro-batches weighted by response tokens.
+
+    `router` [], of the whole micro-batch; `mask` [b, T]. Experts are balanced within a micro-batch: how unevenly a step
+    loads them is no sum over its tokens. An empty mask gives 0.
+    """
+    return router * mask.sum() / max(totals.tokens, 1)
+
+
 def log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """clip(logp - old_logp, -20, 20), 0 outside the mask. [b, T] -> [b, T]."""
     return (logprobs - old_logprobs).masked_fill(~mask, 0).clamp(-20, 20)

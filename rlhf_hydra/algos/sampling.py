@@ -14,9 +14,3 @@ def informative(rewards: Tensor, group: Tensor, valid: Tensor, by: str, low: flo
     n, mean, std = group_stats(rewards, group, valid)
     measure = mean if by == "mean" else std
     return (n > 0) & (low < measure) & (measure < high)
-
-
-def pass_rate(keep: Tensor, group: Tensor) -> float:
-    """Kept prompts / sampled prompts; 0 without any. `keep`, `group` [B]."""
-    prompts = len(group.unique())
-    return len(group[keep].unique()) / prompts if prompts else 0.0

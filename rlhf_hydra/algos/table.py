@@ -32,6 +32,8 @@ class Estimator:
     """(token_rewards [B, T], batch, cfg) -> advantages, returns [B, T]."""
     needs_greedy: bool = False
     """Reads `greedy_rewards`."""
+    takes_steps: bool = False
+    """Gives each token its own credit, so that rewards may come on the way: `step_rewards`."""
 
 
 def _no_baseline(scores: Tensor, batch: RolloutBatch, cfg: Any) -> Tensor:
@@ -62,8 +64,8 @@ def _response_credit(rewards: Tensor, batch: RolloutBatch, cfg: Any) -> tuple[Te
 
 
 ADVANTAGES: dict[str, Estimator] = {
-    "gae": Estimator(needs_critic=True, baseline=_no_baseline, credit=_critic_credit),
-    "returns": Estimator(needs_critic=False, baseline=_no_baseline, credit=_return_credit),
+    "gae": Estimator(needs_critic=True, baseline=_no_baseline, credit=_critic_credit, takes_steps=True),
+    "returns": Estimator(needs_critic=False, baseline=_no_baseline, credit=_return_credit, takes_steps=True),
     "group": Estimator(needs_critic=False, baseline=_group_baseline, credit=_response_credit),
     "greedy": Estimator(needs_critic=False, baseline=_greedy_baseline, credit=_response_credit, needs_greedy=True),
 }
@@ -96,6 +98,10 @@ class Algorithm:
         return ADVANTAGES[self.cfg.advantage.estimator].needs_greedy
 
     @property
+    def takes_steps(self) -> bool:
+        return ADVANTAGES[self.cfg.advantage.estimator].takes_steps
+
+    @property
     def needs_reference(self) -> bool:
         return self.cfg.kl.coef > 0
 
@@ -120,15 +126,15 @@ class Algorithm:
     ) -> tuple[RolloutBatch, dict[str, float]]:
         """Fill `token_rewards`, `advantages` and `returns`, from `rewards` and whatever else the algorithm reads.
 
-        On the whole rollout batch, once. Token rewards that the batch brings along (process rewards) are added to.
+        On the whole rollout batch, once. `step_rewards` are added to the token rewards as they come, unshaped.
         `normalizer` belongs to the run's state, and is needed where `algo.shaping.normalize` is not `none`.
         """
         advantage, mask = self.cfg.advantage, batch.response_mask
         estimator = ADVANTAGES[advantage.estimator]
         kl = self._reward_kl(batch)
         rewards = token_rewards(self._scores(batch, normalizer), mask, kl, kl_coef)
-        if batch.token_rewards is not None:
-            rewards = rewards + batch.token_rewards.masked_fill(~mask, 0)
+        if batch.step_rewards is not None:
+            rewards = rewards + batch.step_rewards.masked_fill(~mask, 0)
         advantages, returns = estimator.credit(rewards, batch, advantage)
         group = batch.group if advantage.whiten_over == "group" else None
         advantages = whiten(advantages, mask, advantage.whiten, group)
@@ -240,10 +246,16 @@ def mismatch_metrics(old: Tensor, rollout: Tensor, mask: Tensor, totals: StepTot
     }
 
 
+def earned(batch: RolloutBatch) -> Tensor:
+    """[B]: each response's reward, and what its steps add."""
+    rewards: Tensor = computed(batch.rewards, "rewards")
+    return rewards if batch.step_rewards is None else rewards + batch.step_rewards.sum(1)
+
+
 def credit_metrics(batch: RolloutBatch, kl: Tensor | None) -> dict[str, float]:
     """Of the whole rollout, over rows and tokens that count."""
     mask, valid = batch.response_mask, batch.response_mask.any(1)
-    rewards, advantages = computed(batch.rewards, "rewards"), computed(batch.advantages, "advantages")
+    rewards, advantages = earned(batch), computed(batch.advantages, "advantages")
     metrics = {
         "reward/mean": masked_mean(rewards, valid),
         "reward/std": masked_var(rewards, valid).sqrt(),

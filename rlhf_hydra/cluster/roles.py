@@ -72,11 +72,16 @@ class TokenModel:
     def values(self, batch: RolloutBatch) -> Scattered:
         return self._rows("values", batch)
 
-    def step(self, batch: RolloutBatch, *args: object) -> Summed:
-        """One optimizer step over all rows of `batch`."""
+    def step(self, batch: RolloutBatch, *args: object, beside: RolloutBatch | None = None) -> Summed:
+        """One optimizer step over all rows of `batch`, and of what is `beside` it, which has totals of its own."""
+        calls = [(*part, *args) for part in self._dealt(batch)]
+        if beside is not None:
+            calls = [(*call, *part) for call, part in zip(calls, self._dealt(beside), strict=True)]
+        return Summed(self.group.each("step", calls))
+
+    def _dealt(self, batch: RolloutBatch) -> list[tuple[Shard, StepTotals]]:
         parts, _ = shards(batch, self.group.size, self.max_tokens)
-        totals = StepTotals.of(batch)
-        return Summed(self.group.each("step", [(part, totals, *args) for part in parts]))
+        return [(part, StepTotals.of(batch)) for part in parts]
 
     def _rows(self, method: str, batch: RolloutBatch, *args: object) -> Scattered:
         parts, rows = shards(batch.only(), self.group.size, self.max_tokens)
@@ -167,13 +172,5 @@ class ScoredRows:
         self.pending, self.rows = pending, rows
 
     def get(self) -> Scores:
-        results: list[Scores] = self.pending.get()
-        count = sum(map(len, self.rows))
-        total = [0.0] * count
-        parts = {name: [0.0] * count for scores in results for name in scores.parts}
-        for rows, scores in zip(self.rows, results, strict=True):
-            for local, row in enumerate(rows):
-                total[row] = scores.total[local]
-                for name, values in scores.parts.items():
-                    parts[name][row] = values[local]
-        return Scores(total=total, parts=parts)
+        order = [row for rows in self.rows for row in rows]
+        return Scores.cat(self.pending.get())[sorted(range(len(order)), key=order.__getitem__)]

@@ -28,12 +28,16 @@ from rlhf_hydra.config.layout import (
 from rlhf_hydra.config.memory import ENGINE_WEIGHTS_SHARE, engine_weights_gib, gpu_floor, host_floor
 from rlhf_hydra.config.resolve import resolve, tensor_parallel_sizes
 from rlhf_hydra.config.schema import (
+    GAE,
+    RL,
     CompositeReward,
     Data,
     FunctionReward,
     Greedy,
     Group,
     ModelReward,
+    ProcessReward,
+    Returns,
     RuleReward,
     RunConfig,
     ToyData,
@@ -112,6 +116,30 @@ def filter_function(run: RunConfig) -> Iterator[Problem]:
         yield from check_function("algo.filter", FunctionReward(path=chosen.path))
 
 
+def oversampling(run: RunConfig) -> Iterator[Problem]:
+    """What is accepted beyond a step is learned from in the next one, by a policy that did not sample it."""
+    if run.rl.filter.oversample == 1:
+        return
+    key, says = "algo.filter.oversample", "more prompts than a step needs are of use where some are rejected"
+    if run.rl.filter.by == "none":
+        yield Problem("", key, says, "Set algo.filter.by=mean, for example, or drop it.")
+    elif run.rl.correction.weight == "none":
+        says = "prompts that are too many for one step are learned from a step later, without correction"
+        yield Problem("", key, says, "Set algo.correction.weight=token.")
+
+
+def pretraining_mix(run: RunConfig) -> Iterator[Problem]:
+    ptx = run.rl.ptx
+    if ptx.coef > 0 and ptx.data is None:
+        yield Problem(
+            "", "algo.ptx.data", "there are no texts to learn from", "Add data@algo.ptx.data=jsonl, for example."
+        )
+    if ptx.coef == 0 and ptx.data is not None:
+        yield Problem(
+            "", "algo.ptx.coef", "nothing would be learned from algo.ptx.data", "Set it to 0.05, for example."
+        )
+
+
 def greedy_baseline(run: RunConfig) -> Iterator[Problem]:
     """The greedy response's reward is taken as it comes, and so must be the others'."""
     shaping, fix = run.rl.shaping, "Turn it off, or take an algorithm with another baseline, such as algo=rloo."
@@ -125,6 +153,25 @@ def greedy_baseline(run: RunConfig) -> Iterator[Problem]:
         if used[name]:
             says = "would change the rewards of the samples and not that of the greedy response"
             yield Problem("", f"algo.shaping.{name}", says, fix)
+
+
+def step_credit(run: RunConfig) -> Iterator[Problem]:
+    """Steps can be rewarded where tokens get a credit of their own."""
+    if isinstance(run.rl.advantage, GAE | Returns):
+        return
+    for key, part in named_parts("reward", run.reward):
+        if isinstance(part, ProcessReward) and part.outcome == "none":
+            says = f"rewards each step, and algo={run.algo.name} compares whole responses"
+            fix = f"Set {key}.outcome=min, for example, or take algo=ppo or algo=reinforce."
+            yield Problem("", f"{key}.outcome", says, fix)
+
+
+def step_template(run: RunConfig) -> Iterator[Problem]:
+    for key, part in named_rewards(run):
+        if isinstance(part, ProcessReward) and "{step}" not in part.template:
+            yield Problem(
+                "", f"{key}.template", "has no {step}, so that the model would see none", "Put {step} into it."
+            )
 
 
 def early_stop(run: RunConfig) -> Iterator[Problem]:
@@ -223,8 +270,10 @@ def no_such_file(key: str, path: str) -> Problem:
 
 
 def named_data(run: RunConfig) -> list[tuple[str, Data]]:
-    """Each source of prompts, with its dotted key."""
-    return [("data", run.data)] + ([("eval.data", run.eval.data)] if run.eval.data is not None else [])
+    """Each source of prompts or texts, with its dotted key."""
+    texts = run.algo.ptx.data if isinstance(run.algo, RL) else None
+    sources = {"data": run.data, "eval.data": run.eval.data, "algo.ptx.data": texts}
+    return [(key, data) for key, data in sources.items() if data is not None]
 
 
 def data_source(run: RunConfig) -> Iterator[Problem]:
@@ -556,7 +605,11 @@ RL_RULES: list[Rule] = [
     plain_policy_gradient,
     one_sample,
     filter_function,
+    oversampling,
+    pretraining_mix,
     greedy_baseline,
+    step_credit,
+    step_template,
     early_stop,
     moving_reference,
     warm_up,

@@ -204,9 +204,26 @@ class Filter(Section):
     path: Optional[str] = None
     """For `function`: `file.py:function` or `package.module:function`, called as f(samples, rewards) -> bool for each
     prompt."""
+    oversample: float = number(1.0, ge=1, le=4)
+    """Prompts of a round for each one that is missing. They are sampled in waves, as many as the engines hold at
+    once, until the step is full; prompts accepted beyond that begin the next step, and need `algo.correction`."""
     max_rounds: int = number(4, ge=1)
-    """Times to sample in one step. What is missing then is filled up with rejected prompts, those with the largest
+    """Rounds of one step. What is missing then is filled up with rejected prompts, those with the largest
     deviation first."""
+
+
+@dataclass
+class PTX(Section):
+    """Pre-training mix (InstructGPT, arXiv 2203.02155): each update of the policy also learns from given texts."""
+
+    coef: float = number(0.0, ge=0)
+    """Weight of their loss, the mean of -log p over tokens. 0: off."""
+    data: Optional["Data"] = None
+    """The texts: `data@algo.ptx.data=<name>`."""
+    learn: str = choice("all", "response", "assistant", "all")
+    """Tokens to learn: every token; the last response; every turn of the assistant."""
+    samples_per_update: int = number(32, ge=1)
+    """Texts per update of the policy, over all ranks."""
 
 
 @dataclass
@@ -235,6 +252,7 @@ class RL(Algo):
     shaping: Shaping = part(Shaping)
     correction: Correction = part(Correction)
     filter: Filter = part(Filter)
+    ptx: PTX = part(PTX)
     epochs: int = number(1, ge=1)
     """Passes over one rollout."""
     stop_kl: Optional[float] = number(None, gt=0)
@@ -533,6 +551,8 @@ class Policy(Trained):
     ema: float = number(0.0, ge=0, lt=1)
     """Also keep an exponential moving average of the weights, e <- ema e + (1 - ema) w after each optimizer step, and
     export it as `model-ema`. 0: none."""
+    router_coef: float = number(0.0, ge=0)
+    """Mixture of experts: weight of the load-balancing loss of the routers. 0: it is not computed."""
 
 
 @dataclass
@@ -711,6 +731,26 @@ class ModelReward(Reward):
 
 
 @dataclass
+class ProcessReward(ModelReward):
+    """A process reward model, as `algo=prm` makes them: a language model that judges each step of a response.
+
+    A step's reward is the probability of the token for good, of the two in `step_tokens`, after the step.
+    """
+
+    separator: str = "\n"
+    """Text between the steps of a response. Empty: each character is a step."""
+    template: str = "{step}\n"
+    """A step as the model reads it, one after the other: as in its training data, its placeholder included."""
+    placeholder: Optional[str] = None
+    """The token of `template` at which the model judges. null: the last one."""
+    step_tokens: List[str] = field(default_factory=lambda: ["+", "-"])
+    """One token each that stands for a good and for a bad step."""
+    outcome: str = choice("none", "none", "sum", "mean", "min", "last")
+    """none: each step's reward counts at its last token, for algorithms that credit tokens. Otherwise the response's
+    reward is the sum, mean or smallest of its steps' rewards, or the last one."""
+
+
+@dataclass
 class CompositeReward(Reward):
     """The sum of `parts`, each times its weight; every part's value is logged."""
 
@@ -847,6 +887,7 @@ SCHEMAS: dict[str, type] = {
     "reward/rule": RuleReward,
     "reward/function": FunctionReward,
     "reward/model": ModelReward,
+    "reward/process": ProcessReward,
     "reward/composite": CompositeReward,
     "task/task": Task,
     "tracking/tracking": Tracking,

@@ -26,7 +26,7 @@ def check_vocabulary(teacher: str, student: str) -> None:
 class Teacher(PolicyModel):
     """`forward` gives what `logits` needs to know about the choice of each token to learn."""
 
-    def __init__(self, lm: nn.Module) -> None:
+    def __init__(self, lm: nn.Module, router: bool = False) -> None:
         super().__init__(lm)
         layer = None if scales_logits(lm) else self.lm.get_output_embeddings()
         # A copy, whole on every rank: students ask for chunks of logits again in their backward pass.
@@ -53,8 +53,9 @@ class Student(PolicyModel):
 
     def forward(  # type: ignore[override]
         self, packed: Packed, teach: Callable[[Tensor], Tensor], states: Tensor, cfg: KD
-    ) -> tuple[Tensor, Tensor]:
-        """[M] each, float32. `states`: what the teacher's `forward` gave for the same rows; `teach`: its `logits`.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """[M] each, float32, and the router loss. `states`: what the teacher's `forward` gave for the same rows;
+        `teach`: its `logits`.
 
         Models of a family may pad their vocabularies differently: tokens that one of them lacks are left out.
         """
@@ -65,5 +66,5 @@ class Student(PolicyModel):
             distance = divergence(logits[:, :size], wanted[:, :size], cfg.temperature, cfg.direction, cfg.top_k)
             return choose(logits, targets, 1.0, "none")[0], distance
 
-        logprobs, distance = self.read(packed, compute, packed.targets, states)
-        return logprobs, distance
+        (logprobs, distance), router = self.read(packed, compute, packed.targets, states)
+        return logprobs, distance, router

@@ -1,13 +1,15 @@
 """The policy (and the reference): a causal language model that gives log-probabilities of response tokens."""
 
+import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
+from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.models.packed import ATTENTION, Packed, check_packable
 
 Entropy = Literal["none", "value", "gradient"]
@@ -24,6 +26,21 @@ SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Settings of models that change the logits after the output layer: theirs are made whole."""
 
 
+class NoExperts(Failure, ValueError):
+    """A router loss is asked for, and the model has no routers."""
+
+
+class Outputs(NamedTuple):
+    """What a forward says about M response tokens, float32."""
+
+    logprobs: Tensor
+    """[M], differentiable."""
+    entropy: Tensor
+    """[M], of the choice."""
+    router: Tensor
+    """[], differentiable: how unevenly the experts are loaded by all tokens of the micro-batch; 0 where nobody asks."""
+
+
 class PolicyModel(nn.Module):
     """`forward` gives the log-probability of each response token, and the entropy of the choice.
 
@@ -31,36 +48,43 @@ class PolicyModel(nn.Module):
     chunks that the backward pass makes again, so that they are never all in memory.
     """
 
-    def __init__(self, lm: nn.Module, logits_at_once: int = LOGITS_AT_ONCE) -> None:
+    def __init__(self, lm: nn.Module, logits_at_once: int = LOGITS_AT_ONCE, router: bool = False) -> None:
         super().__init__()
         self.lm: Any = lm
         self.logits_at_once = logits_at_once
+        self.balance = balance_of(lm) if router else None
 
     @classmethod
-    def load(cls, folder: str, trust_remote_code: bool = False) -> "PolicyModel":
+    def load(cls, folder: str, trust_remote_code: bool = False, router: bool = False) -> "PolicyModel":
+        """`router`: also compute the router loss. NoExperts if the model has none."""
         lm = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation=ATTENTION, trust_remote_code=trust_remote_code
         )
         check_packable(lm)
-        return cls(lm)
+        return cls(lm, router=router)
 
-    def forward(self, packed: Packed, temperature: float, entropy: Entropy = "gradient") -> tuple[Tensor, Tensor]:
-        """logprobs [M] (differentiable) and entropy [M], float32, of softmax(logits / temperature)."""
+    def forward(self, packed: Packed, temperature: float, entropy: Entropy = "gradient") -> Outputs:
+        """Of softmax(logits / temperature)."""
 
         def compute(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
             return choose(logits, targets, temperature, entropy)
 
-        logprobs, spread = self.read(packed, compute, packed.targets)
-        return logprobs, spread
+        (logprobs, spread), router = self.read(packed, compute, packed.targets)
+        return Outputs(logprobs, spread, router)
 
-    def read(self, packed: Packed, compute: Compute, *others: Tensor) -> tuple[Tensor, ...]:
-        """`compute` on the logits [M, V] at `packed.before` and on `others` [M, ...], which gives tensors [M]."""
-        inputs = packed.model_inputs()
+    def read(self, packed: Packed, compute: Compute, *others: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """`compute` on the logits [M, V] at `packed.before` and on `others` [M, ...], which gives tensors [M]; and the
+        router loss, `Outputs.router`."""
+        inputs = {**packed.model_inputs(), "use_cache": False}
+        if self.balance is not None:
+            inputs["output_router_logits"] = True
         if scales_logits(self.lm):
-            logits = self.lm(**inputs, use_cache=False, logits_to_keep=packed.before).logits[0]
-            return compute(logits, *others)
-        hidden = self.lm.base_model(**inputs, use_cache=False).last_hidden_state[0, packed.before]
-        return self._project(hidden, compute, *others)
+            found = self.lm(**inputs, logits_to_keep=packed.before)
+            results = compute(found.logits[0], *others)
+        else:
+            found = self.lm.base_model(**inputs)
+            results = self._project(found.last_hidden_state[0, packed.before], compute, *others)
+        return results, results[0].new_zeros(()) if self.balance is None else self.balance(found.router_logits).float()
 
     def _project(self, hidden: Tensor, compute: Compute, *others: Tensor) -> tuple[Tensor, ...]:
         """`compute`, in chunks inside of a single call of the output layer.
@@ -92,6 +116,19 @@ class PolicyModel(nn.Module):
 def scales_logits(lm: Any) -> bool:
     """Whether the model changes the logits after its output layer."""
     return any(getattr(lm.config, key, None) for key in SCALED)
+
+
+def balance_of(lm: Any) -> Callable[[tuple[Tensor, ...]], Tensor]:
+    """The load-balancing loss of the model's own family, a function of each layer's router logits [N, E] -> [].
+
+    E * sum over experts e of (choices of e per token) * (mean probability of e), means over all layers and tokens;
+    where they are even this is the number of experts per token. Source: Switch (arXiv 2101.03961, equations 4 to 6).
+    """
+    loss = vars(sys.modules[type(lm).__module__]).get("load_balancing_loss_func")
+    if loss is None:
+        kind = lm.config.model_type
+        raise NoExperts(f"policy.router_coef: transformers balances no experts in models of type `{kind}`; set it to 0")
+    return lambda logits: loss(logits, lm.num_experts, lm.num_experts_per_tok)
 
 
 def choose(logits: Tensor, targets: Tensor, temperature: float, entropy: Entropy = "gradient") -> tuple[Tensor, Tensor]:

@@ -9,10 +9,11 @@ from rlhf_hydra.models.policy import PolicyModel
 class StepModel(PolicyModel):
     """`forward` gives the odds that the next token at each of `packed.before` is the one for good."""
 
-    def forward(self, packed: Packed, good: int, bad: int) -> Tensor:  # type: ignore[override]
-        """z_good - z_bad of the two tokens' logits, [M] float32."""
+    def forward(self, packed: Packed, good: int, bad: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """z_good - z_bad of the two tokens' logits, [M] float32, and the router loss."""
 
         def compute(logits: Tensor) -> tuple[Tensor, ...]:
             return (logits[:, good].float() - logits[:, bad].float(),)
 
-        return self.read(packed, compute)[0]
+        (odds,), router = self.read(packed, compute)
+        return odds, router

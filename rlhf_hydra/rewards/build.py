@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from rlhf_hydra.config.schema import CompositeReward, FunctionReward, ModelReward, Reward, RuleReward
 from rlhf_hydra.rewards import function, rules
-from rlhf_hydra.rewards.base import RewardError, Sample, Scorer, Scores, floats
+from rlhf_hydra.rewards.base import RewardError, Sample, Scorer, Scores, Step, floats
 
 Score = Callable[[list[Sample]], Scores]
 
@@ -25,11 +25,14 @@ def build(cfg: Reward, score_model: Callable[[ModelReward], Score] | None = None
             return Scorer(score_model(cfg))
         case CompositeReward():
             return _composite(cfg, score_model)
-    raise RewardError(f"reward `{cfg.name}` is none of rule, function, model, composite")
+    raise RewardError(f"reward `{cfg.name}` is none of rule, function, model, process, composite")
 
 
 def _composite(cfg: CompositeReward, score_model: Callable[[ModelReward], Score] | None) -> Scorer:
-    """total = sum_p weight_p * total_p; every total_p is kept as part `p`, and the parts of p as `p/...`."""
+    """total = sum_p weight_p * total_p; every total_p is kept as part `p`, and the parts of p as `p/...`.
+
+    Process rewards are those of all parts, each times its part's weight.
+    """
     if not cfg.parts:
         raise RewardError(f"reward `{cfg.name}` is a composite without parts")
     scorers = {name: build(part, score_model) for name, part in cfg.parts.items()}
@@ -37,12 +40,16 @@ def _composite(cfg: CompositeReward, score_model: Callable[[ModelReward], Score]
     def score(samples: list[Sample]) -> Scores:
         total = [0.0] * len(samples)
         parts: dict[str, list[float]] = {}
+        steps: list[list[Step]] | None = None
         for name, scorer in scorers.items():
             scores = _part(name, scorer, samples)
             weight = cfg.parts[name].weight
             total = [t + weight * value for t, value in zip(total, scores.total, strict=True)]
             parts |= {name: scores.total, **{f"{name}/{inner}": values for inner, values in scores.parts.items()}}
-        return Scores(total, parts)
+            if scores.steps is not None:
+                weighted = [[Step(s.end, weight * s.reward) for s in row] for row in scores.steps]
+                steps = weighted if steps is None else [a + b for a, b in zip(steps, weighted, strict=True)]
+        return Scores(total, parts, steps)
 
     def close() -> None:
         for scorer in scorers.values():
@@ -54,6 +61,6 @@ def _composite(cfg: CompositeReward, score_model: Callable[[ModelReward], Score]
 def _part(name: str, scorer: Scorer, samples: list[Sample]) -> Scores:
     try:
         scores = scorer(samples)
-        return Scores(floats(scores.total, samples, "its values"), scores.parts)
+        return Scores(floats(scores.total, samples, "its values"), scores.parts, scores.steps)
     except Exception as error:
         raise RewardError(f"reward part `{name}`: {error}") from error

@@ -11,16 +11,18 @@ from types import ModuleType
 from typing import Any
 
 from rlhf_hydra.config.schema import FunctionReward
-from rlhf_hydra.rewards.base import RewardError, Sample, Scorer, Scores, floats
+from rlhf_hydra.rewards.base import RewardError, Sample, Scorer, Scores, checked_steps, floats
 
 
 def build(cfg: FunctionReward) -> Scorer:
     """A scorer that calls
 
-        def reward(samples: list[Sample], **kwargs) -> list[float] | Scores | dict[str, list[float]]
+        def reward(samples: list[Sample], **kwargs) -> list[float] | Scores | dict[str, list]
 
-    once for the whole batch. A dict needs the key `total`; its other keys are parts. Lists may be any iterable of
-    numbers (arrays, tensors). Raises RewardError for what cannot be found or does not take `reward.kwargs`.
+    once for the whole batch. A dict needs the key `total`. Under `steps` it may hold process rewards: for each sample a
+    list of (end, reward), with `end` counted in characters of the response, as in `Step`; they come on top of `total`,
+    so a sum belongs into one of the two. Its other keys are parts. Lists may be any iterable of numbers (arrays,
+    tensors). Raises RewardError for what cannot be found or does not take `reward.kwargs`.
     """
     function, who = load(cfg.path), f"reward function {cfg.path}"
     _check_arguments(function, cfg.kwargs, who)
@@ -84,13 +86,15 @@ def _check_arguments(function: Callable[..., Any], kwargs: dict[str, Any], who: 
 
 def _scores(result: Any, samples: list[Sample], who: str) -> Scores:
     if isinstance(result, Scores):
-        result = {**result.parts, "total": result.total}
+        result = {**result.parts, "total": result.total} | ({} if result.steps is None else {"steps": result.steps})
     if not isinstance(result, dict):
         result = {"total": result}
     if "total" not in result:
         raise RewardError(f"{who} returned a dict without `total`; its keys: {', '.join(map(str, result)) or 'none'}")
-    checked = {str(name): _values(values, samples, f"{who}, `{name}`") for name, values in result.items()}
-    return Scores(checked.pop("total"), checked)
+    steps = checked_steps(result["steps"], samples, who) if "steps" in result else None
+    rest = {str(name): values for name, values in result.items() if name != "steps"}
+    checked = {name: _values(values, samples, f"{who}, `{name}`") for name, values in rest.items()}
+    return Scores(checked.pop("total"), checked, steps)
 
 
 def _values(values: Any, samples: list[Sample], who: str) -> list[float]:

@@ -43,18 +43,20 @@ def forward_rows(shard: Shard, device: torch.device, compute: Callable[[RolloutB
     return result
 
 
-def update(
-    trainer: Trainer, shard: Shard, role: str, compute: Callable[[RolloutBatch], tuple[Tensor, dict[str, Tensor]]]
-) -> dict[str, float]:
-    """One optimizer step on this rank's rows; `compute` gives each micro-batch's share of the loss and of metrics.
+Share = Callable[[RolloutBatch], tuple[Tensor, dict[str, Tensor]]]
+"""A micro-batch's share of the step's loss, and of metrics."""
+
+
+def update(trainer: Trainer, role: str, *parts: tuple[Shard, Share]) -> dict[str, float]:
+    """One optimizer step on the rows of all `parts`, each with its own loss.
 
     The metrics are this rank's summands, but for what the trainer says, which is named after the role.
     """
     metrics: dict[str, float] = {}
-    count = len(shard.microbatches)
-    for i, batch in enumerate(shard):
-        loss, summands = compute(batch.to(trainer.device))
-        trainer.backward(contagious(loss), last=i == count - 1)
+    work = [(batch, share) for shard, share in parts for batch in shard]
+    for i, (batch, share) in enumerate(work):
+        loss, summands = share(batch.to(trainer.device))
+        trainer.backward(contagious(loss), last=i == len(work) - 1)
         add(metrics, summands)
     return metrics | {f"{role}/{name}": value for name, value in trainer.step().items()}
 

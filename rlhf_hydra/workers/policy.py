@@ -1,12 +1,13 @@
 """The policy, which learns, and the reference, which does not."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from rlhf_hydra.algos.losses import StepTotals
+from rlhf_hydra.algos.losses import StepTotals, imitation, router_share
 from rlhf_hydra.algos.table import algorithm
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.config.arithmetic import updates_per_step, warmup_steps
@@ -24,10 +25,11 @@ class ReferenceWorker:
     optim: Optim | None = None
     total_updates = 0
     ema = 0.0
+    router_coef = 0.0
 
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.run, self.folder, self.rank = run, folder, rank
-        model = PolicyModel.load(folder, run.model.trust_remote_code)
+        model = PolicyModel.load(folder, run.model.trust_remote_code, router=self.router_coef > 0)
         if self.optim is not None and run.strategy.gradient_checkpointing:
             model.lm.gradient_checkpointing_enable({"use_reentrant": False})
         self.lm = model.lm
@@ -38,7 +40,7 @@ class ReferenceWorker:
 
         def compute(batch: RolloutBatch) -> Tensor:
             packed = pack(batch)
-            return packed.unpack(self.trainer.forward(packed, temperature, "none", train=False)[0])
+            return packed.unpack(self.trainer.forward(packed, temperature, "none", train=False).logprobs)
 
         return forward_rows(shard, self.trainer.device, compute)
 
@@ -59,24 +61,46 @@ class ReferenceWorker:
 
 class PolicyWorker(ReferenceWorker):
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
-        self.optim, self.ema = run.policy.optim, run.policy.ema
+        self.optim, self.ema, self.router_coef = run.policy.optim, run.policy.ema, run.policy.router_coef
         steps = max(1, run.steps - warmup_steps(run))
         self.total_updates = steps * updates_per_step(run, run.policy.samples_per_update)
         self.algorithm = algorithm(run.rl, run.rollout)
         super().__init__(run, folder, rank)
 
-    def step(self, shard: Shard, totals: StepTotals, kl_coef: float) -> dict[str, float]:
-        """One optimizer step on this rank's rows; metrics are its summands, but for what the trainer says."""
-        temperature = self.run.rollout.temperature
+    def step(
+        self,
+        shard: Shard,
+        totals: StepTotals,
+        kl_coef: float,
+        texts: Shard | None = None,
+        text_totals: StepTotals | None = None,
+    ) -> dict[str, float]:
+        """One optimizer step on this rank's rows, and on its given texts where the algorithm mixes some in; metrics are
+        its summands, but for what the trainer says."""
+        parts = [(shard, partial(self._learn, totals=totals, kl_coef=kl_coef))]
+        if texts is not None and text_totals is not None:
+            parts.append((texts, partial(self._imitate, totals=text_totals)))
+        return update(self.trainer, "policy", *parts)
+
+    def _learn(self, batch: RolloutBatch, totals: StepTotals, kl_coef: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The algorithm's share of the step's loss, and the routers'."""
+        packed = pack(batch)
         wanted = "gradient" if self.run.rl.loss.entropy_coef > 0 else "value"
+        found = self.trainer.forward(packed, self.run.rollout.temperature, wanted, train=True)
+        logprobs, entropy = packed.unpack(found.logprobs), packed.unpack(found.entropy)
+        loss, summands = self.algorithm.policy_loss(logprobs, entropy, batch, totals, kl_coef)
+        if self.router_coef == 0:
+            return loss, summands
+        router = router_share(found.router, batch.response_mask, totals)
+        return loss + self.router_coef * router, {**summands, "policy/router_loss": router.detach()}
 
-        def compute(batch: RolloutBatch) -> tuple[Tensor, dict[str, Tensor]]:
-            packed = pack(batch)
-            outputs = self.trainer.forward(packed, temperature, wanted, train=True)
-            logprobs, entropy = map(packed.unpack, outputs)
-            return self.algorithm.policy_loss(logprobs, entropy, batch, totals, kl_coef)
-
-        return update(self.trainer, shard, "policy", compute)
+    def _imitate(self, batch: RolloutBatch, totals: StepTotals) -> tuple[Tensor, dict[str, Tensor]]:
+        """algo.ptx.coef * the share of the texts' loss, at temperature 1, and of their routers'."""
+        packed = pack(batch)
+        found = self.trainer.forward(packed, 1.0, "none", train=True)
+        loss = imitation(packed.unpack(found.logprobs), batch.response_mask, totals)
+        router = router_share(found.router, batch.response_mask, totals)
+        return self.run.rl.ptx.coef * (loss + self.router_coef * router), {"policy/ptx_loss": loss.detach()}
 
     def weights(self, dtype_name: str | None = None) -> Iterator[tuple[str, Tensor]]:
         """Every parameter under its Hugging Face name, in the engine's type or another; all ranks must iterate."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from rlhf_hydra.algos.losses import router_share
 from rlhf_hydra.algos.objectives import Metrics, Totals, objective
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.config.failure import Failure
@@ -33,7 +34,7 @@ class LearnerWorker:
 
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.run, self.folder, self.rank = run, folder, rank
-        self.objective = objective(run.supervised)
+        self.objective, self.router_coef = objective(run.supervised), run.policy.router_coef
         model = self._load()
         self.inner, self.prefix = inner(model)
         if run.strategy.gradient_checkpointing:
@@ -44,21 +45,21 @@ class LearnerWorker:
             self.teaching = build_trainer(run.strategy, self.teacher, None, 0, rank)
 
     def _load(self) -> PolicyModel | ValueModel:
-        trust = self.run.model.trust_remote_code
+        trust, router = self.run.model.trust_remote_code, self.router_coef > 0
         match self.objective.output:
             case "scores":
                 seed = derive(self.run.seed, "head")
                 return ValueModel.load(self.folder, seed=seed, trust_remote_code=trust)
             case "choices":
                 self.step_tokens = step_tokens(self.folder, self.run.data.step_tokens)
-                return StepModel.load(self.folder, trust)
+                return StepModel.load(self.folder, trust, router)
             case "divergence":
-                return Student.load(self.folder, trust)
-        return PolicyModel.load(self.folder, trust)
+                return Student.load(self.folder, trust, router)
+        return PolicyModel.load(self.folder, trust, router)
 
     def step(self, shard: Shard, totals: Totals) -> dict[str, float]:
         """One optimizer step on this rank's rows; metrics are its summands, but for what the trainer says."""
-        return update(self.trainer, shard, "policy", lambda batch: self._share(batch, totals, train=True))
+        return update(self.trainer, "policy", (shard, lambda batch: self._share(batch, totals, train=True)))
 
     def evaluate(self, shard: Shard, totals: Totals) -> dict[str, float]:
         """This rank's summands of the metrics of an evaluation."""
@@ -70,31 +71,39 @@ class LearnerWorker:
 
     def logprobs(self, shard: Shard, temperature: float) -> Tensor:
         """[b, T] of the shard's rows."""
-        return forward_rows(shard, self.trainer.device, lambda batch: self._logprobs(pack(batch), temperature, False))
+
+        def compute(batch: RolloutBatch) -> Tensor:
+            packed = pack(batch)
+            return packed.unpack(self.trainer.forward(packed, temperature, "none", train=False).logprobs)
+
+        return forward_rows(shard, self.trainer.device, compute)
 
     def _share(self, batch: RolloutBatch, totals: Totals, train: bool) -> tuple[Tensor, Metrics]:
         """A micro-batch's share of the loss, and of the metrics, which are named after what they are for."""
-        loss, metrics = self.objective.loss(self._read(pack(batch), train), batch, totals, self.run.algo)
+        outputs, router = self._read(pack(batch), train)
+        loss, metrics = self.objective.loss(outputs, batch, totals, self.run.algo)
+        if self.router_coef > 0 and router is not None:
+            metrics["router_loss"] = router_share(router, batch.response_mask, totals)
+            loss = loss + self.router_coef * metrics["router_loss"]
         kind = "train" if train else "eval"
         return loss, {f"{kind}/{name}": value.detach() for name, value in metrics.items()}
 
-    def _read(self, packed: Packed, train: bool) -> Any:
-        """What the objective reads of the model."""
+    def _read(self, packed: Packed, train: bool) -> tuple[Any, Tensor | None]:
+        """What the objective reads of the model, and the router loss."""
         match self.objective.output:
             case "scores":
                 ends = torch.tensor(packed.lengths, device=packed.before.device).cumsum(0) - 1
-                return self.trainer.forward(replace(packed, before=ends), train=train)
+                return self.trainer.forward(replace(packed, before=ends), train=train), None
             case "choices":
                 here = replace(packed, before=packed.before + 1)
-                return packed.unpack(self.trainer.forward(here, *self.step_tokens, train=train))
+                odds, router = self.trainer.forward(here, *self.step_tokens, train=train)
+                return packed.unpack(odds), router
             case "divergence":
                 states = self.teaching.forward(packed, train=False)
-                outputs = self.trainer.forward(packed, self.teacher.logits, states, self.run.algo, train=train)
-                return tuple(map(packed.unpack, outputs))
-        return self._logprobs(packed, 1.0, train)
-
-    def _logprobs(self, packed: Packed, temperature: float, train: bool) -> Tensor:
-        return packed.unpack(self.trainer.forward(packed, temperature, "none", train=train)[0])
+                *outputs, router = self.trainer.forward(packed, self.teacher.logits, states, self.run.algo, train=train)
+                return tuple(map(packed.unpack, outputs)), router
+        found = self.trainer.forward(packed, 1.0, "none", train=train)
+        return packed.unpack(found.logprobs), found.router
 
     def export(self, folder: Path, facts: Mapping[str, float]) -> None:
         """Write the model as a Hugging Face folder with `facts` in its config, and its moving average beside it as

@@ -1,10 +1,8 @@
-import math
-
 import pytest
 import torch
 from torch import tensor
 
-from rlhf_hydra.algos.correction import correction_weights, filtered_logprobs, importance
+from rlhf_hydra.algos.correction import correction_weights, importance
 from rlhf_hydra.config.schema import Correction
 
 OLD = tensor([[0.0, -1.0, -1.0], [0.0, -1.0, -1.0]])
@@ -65,25 +63,9 @@ def test_weights_carry_no_gradient():
     assert not correction_weights(old, OLD, MASK, Correction(weight="token", mask="sequence")).requires_grad
 
 
-def test_filtered_logprobs_by_hand():
-    logits = tensor([0.5, 0.3, 0.15, 0.05]).log()
-    token = tensor(1)
-
-    def p(top_p, top_k, temperature=1.0, token=token):
-        return float(filtered_logprobs(logits, token, temperature, top_p, top_k).exp())
-
-    assert p(1.0, 0) == pytest.approx(0.3)
-    assert p(1.0, 2) == pytest.approx(0.3 / 0.8)
-    assert p(0.9, 0) == pytest.approx(0.3 / 0.95)  # 0.5 + 0.3 < 0.9 <= 0.95
-    assert p(0.8, 3) == pytest.approx(0.3 / 0.8)  # of 0.5, 0.3, 0.15: 0.8 / 0.95 >= 0.8
-    assert p(1.0, 0, temperature=0.5) == pytest.approx(0.09 / (0.25 + 0.09 + 0.0225 + 0.0025))
-    assert p(0.5, 0) == pytest.approx(0.3 / 0.8)  # the sampled token is kept besides the first
-    assert p(0.5, 0, token=tensor(0)) == pytest.approx(1)
-
-
-def test_filtered_logprobs_keep_leading_shapes_and_stay_finite():
-    got = filtered_logprobs(torch.randn(2, 3, 11) * 100, torch.randint(11, (2, 3)), 0.7, 0.9, 5)
-    assert got.shape == (2, 3)
-    assert got.isfinite().all()
-    assert (got <= 1e-6).all()
-    assert math.isfinite(float(got.sum()))
+def test_renormalised_logprobs_of_an_engine_would_look_like_a_mismatch():
+    """p = 0.5, 0.3, 0.15, 0.05 and top-k 2 leave q = 5/8, 3/8: u = p / q = 0.8 for both, although nobody disagrees.
+    Over the whole vocabulary on both sides it is 1."""
+    p, mask = tensor([[0.5, 0.3]]), torch.ones(1, 2, dtype=torch.bool)
+    assert importance(p.log(), (p / 0.8).log(), mask, "token").tolist() == [pytest.approx([0.8, 0.8])]
+    assert importance(p.log(), p.log(), mask, "token").tolist() == [[1, 1]]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import tensor
 
-from rlhf_hydra.algos.losses import StepTotals, loss_weights, value_loss
+from rlhf_hydra.algos.losses import StepTotals, imitation, loss_weights, router_share, value_loss
 from rlhf_hydra.algos.table import POLICY_LOSSES
 from rlhf_hydra.config.schema import PolicyLoss
 
@@ -150,3 +150,20 @@ def test_value_loss_by_hand():
 def test_value_loss_at_the_old_value_is_half_the_squared_error():
     v, returns = torch.randn(2, 3), torch.randn(2, 3)
     assert torch.allclose(value_loss(v, v, returns, 0.2), (v - returns).square() / 2)
+
+
+def test_imitation_by_hand_and_in_shares():
+    """Three tokens to learn: -(-1 - 2 - 3) / 3 = 2; what lies outside the mask changes nothing."""
+    logprobs, mask = tensor([[-9.0, -1, -2], [-torch.inf, -3, -9]]), tensor([[False, True, True], [False, True, False]])
+    totals = StepTotals.of(mask)
+    assert float(imitation(logprobs, mask, totals)) == 2
+    assert float(imitation(logprobs[:1], mask[:1], totals) + imitation(logprobs[1:], mask[1:], totals)) == 2
+    assert float(imitation(logprobs, mask & False, StepTotals.of(mask & False))) == 0
+
+
+def test_router_shares_are_weighted_by_response_tokens():
+    """Two micro-batches with 2 and 1 of 3 tokens: 2/3 * 1.5 + 1/3 * 3 = 2; one without tokens adds nothing."""
+    mask = tensor([[False, True, True], [False, True, False], [False] * 3])
+    totals = StepTotals.of(mask)
+    shares = [router_share(tensor(loss), mask[[i]], totals) for i, loss in enumerate([1.5, 3.0, 99.0])]
+    assert [float(share) for share in shares] == pytest.approx([1, 1, 0])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import tensor
 
-from rlhf_hydra.algos.sampling import informative, pass_rate
+from rlhf_hydra.algos.sampling import informative
 
 REWARDS = tensor([0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.5, 0.5])
 GROUP = tensor([0, 0, 1, 1, 2, 2, 3, 3])
@@ -16,7 +16,6 @@ def test_criteria_by_hand(by, low, high, kept):
     keep = informative(REWARDS, GROUP, VALID, by, low, high)
     assert set(GROUP[keep].tolist()) == kept
     assert keep.sum() == 2 * len(kept)  # whole groups
-    assert pass_rate(keep, GROUP) == len(kept) / 4
 
 
 def test_rows_that_are_not_valid_do_not_speak_for_their_group():
@@ -26,5 +25,4 @@ def test_rows_that_are_not_valid_do_not_speak_for_their_group():
 
 def test_nothing_sampled_is_nothing_kept():
     none = torch.zeros(0)
-    keep = informative(none, none.long(), none.bool(), "mean", 0, 1)
-    assert pass_rate(keep, none.long()) == 0
+    assert informative(none, none.long(), none.bool(), "mean", 0, 1).shape == (0,)

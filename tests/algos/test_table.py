@@ -120,8 +120,9 @@ def test_process_rewards_are_added_where_they_were_earned():
     cfg = Reinforce(name="reinforce")
     cfg.advantage.whiten = "none"
     steps = tensor([[0.0, 0.5, 0.0], [0.0, 0.0, 0.25]])
-    batch, _ = algorithm(cfg, ROLLOUT).assign_credit(two_responses(token_rewards=steps), kl_coef=0)
+    batch, metrics = algorithm(cfg, ROLLOUT).assign_credit(two_responses(step_rewards=steps), kl_coef=0)
     assert batch.advantages.tolist() == [[0, 1.5, 1], [0, 0.25, 0.25]]
+    assert metrics["reward/mean"] == 0.875  # 1.5 and 0.25
 
 
 @pytest.mark.parametrize(("where", "expected"), [("before", 0.2), ("after", 0.4)])

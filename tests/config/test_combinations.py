@@ -60,6 +60,11 @@ OTHERS = [
     ("reward=composite", set()),
     ("reward=function", {"missing"}),  # needs reward.path
     ("reward=function reward.path=json:dumps", set()),
+    ("reward=process", {"missing"}),  # needs reward.path
+    ("reward=process reward.path=org/judge", set()),
+    ("reward=process reward.path=org/judge algo=reinforce", set()),
+    ("reward=process reward.path=org/judge algo=grpo", {"step_credit"}),  # compares whole responses
+    ("reward=process reward.path=org/judge algo=grpo reward.outcome=min", set()),
     ("reward=model", {"missing"}),  # needs reward.path
     ("reward=model reward.path=org/judge", set()),
 ]

@@ -67,6 +67,18 @@ def qwen(tmp_path_factory):
     return save_random(tmp_path_factory.mktemp("qwen"), "qwen3", {})
 
 
+EXPERTS = {
+    "mixtral": dict(num_local_experts=4),
+    "qwen3_moe": FAMILIES["qwen3_moe"],
+    "olmoe": dict(num_experts=4, num_experts_per_tok=2),
+}
+
+
+@pytest.fixture(scope="session", params=EXPERTS)
+def experts(request, tmp_path_factory):
+    return save_random(tmp_path_factory.mktemp(request.param), request.param, EXPERTS[request.param])
+
+
 @pytest.fixture(scope="session")
 def random_rows():
     """(prompt tokens, response tokens) of each row -> a batch of random tokens."""

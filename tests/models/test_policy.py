@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from rlhf_hydra.models.packed import pack
-from rlhf_hydra.models.policy import PolicyModel, choose
+from rlhf_hydra.models.policy import NoExperts, PolicyModel, choose
 
 SIZES = [(3, 6), (2, 4), (1, 11), (4, 0)]
 
@@ -29,7 +30,7 @@ def test_extreme_logits_stay_finite():
 
 def gradients(model, batch):
     packed = pack(batch)
-    logprobs, entropy = model(packed, 0.8)
+    logprobs, entropy, _ = model(packed, 0.8)
     (logprobs * torch.linspace(-1, 1, len(logprobs)) + entropy).mean().backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
@@ -75,7 +76,42 @@ def test_gradient_checkpointing_changes_no_gradient(qwen, random_rows):
 
 def test_no_response_token_gives_zero_gradients(qwen, random_rows):
     model = PolicyModel.load(qwen).train()
-    logprobs, entropy = model(pack(random_rows([(4, 0)])), 1.0)
+    logprobs, entropy, _ = model(pack(random_rows([(4, 0)])), 1.0)
     assert logprobs.shape == entropy.shape == (0,)
     (logprobs.sum() + entropy.sum()).backward()
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_router_loss_by_hand(experts):
+    """Three experts, one a token: two tokens choose 0 and one chooses 1, with p = (.8 .1 .1), (.6 .2 .2), (.1 .7 .2).
+    3 * (2/3 * 1.5/3 + 1/3 * 1/3 + 0) = 4/3"""
+    model = PolicyModel.load(experts, router=True)
+    model.lm.num_experts, model.lm.num_experts_per_tok = 3, 1
+    probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.6, 0.2, 0.2], [0.1, 0.7, 0.2]])
+    assert float(model.balance((probabilities.log(),))) == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_router_loss_of_packed_rows_is_that_of_padded_ones_under_their_mask(experts, random_rows, checkpointing):
+    batch, packing = random_rows(SIZES), PolicyModel.load(experts, router=True).train()
+    if checkpointing:
+        packing.lm.gradient_checkpointing_enable({"use_reentrant": False})
+    found = packing(pack(batch), 1.0).router
+    found.backward()
+    padding = AutoModelForCausalLM.from_pretrained(experts, dtype=torch.float32)
+    attend = (torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]).long()
+    wanted = padding(batch.tokens, attention_mask=attend, output_router_logits=True).aux_loss
+    wanted.backward()
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5) and float(found) != pytest.approx(2, rel=1e-2)
+    theirs = dict(padding.named_parameters())
+    gates = [name for name in theirs if name.endswith("gate.weight")]
+    assert len(gates) == 2
+    for name in gates:
+        torch.testing.assert_close(packing.lm.get_parameter(name).grad, theirs[name].grad, atol=1e-6, rtol=1e-4)
+        assert theirs[name].grad.abs().max() > 1e-4
+
+
+def test_router_loss_is_left_alone_unless_asked_for_and_needs_experts(experts, qwen, random_rows):
+    assert float(PolicyModel.load(experts)(pack(random_rows(SIZES)), 1.0).router) == 0
+    with pytest.raises(NoExperts, match="policy.router_coef: .* type `qwen3`; set it to 0"):
+        PolicyModel.load(qwen, router=True)

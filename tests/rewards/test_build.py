@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from rlhf_hydra.config.schema import CompositeReward, FunctionReward, ModelReward, Reward, RuleReward
-from rlhf_hydra.rewards.base import RewardError, Sample, Scores
+from rlhf_hydra.rewards.base import RewardError, Sample, Scores, Step
 from rlhf_hydra.rewards.build import build
 
 SAMPLES = [Sample("q", "a", label=1, group=0), Sample("q", "bbb", label=3, group=0)]
@@ -30,6 +30,14 @@ def nothing(samples): pass
 def raises(samples): return [1 / 0]
 def needs(samples, k): return [0.0, 0.0]
 answer = 42
+
+def steps(samples): return {"total": [1, 2], "steps": [[], [(1, 0.5), [3, torch.tensor(-1.0)]]], "half": [0.5, 1.0]}
+def same_steps(samples): return Scores([1, 2], {"half": [0.5, 1.0]}, [[], [(1, 0.5), (3, -1.0)]])
+def late(samples): return {"total": [1, 2], "steps": [[(2, 1.0)], []]}
+def early(samples): return {"total": [1, 2], "steps": [[], [(0, 1.0)]]}
+def endless(samples): return {"total": [1, 2], "steps": [[], [(1, float("inf"))]]}
+def few(samples): return {"total": [1, 2], "steps": [[]]}
+def bare(samples): return {"total": [1, 2], "steps": [[1.0], []]}
 """
 
 
@@ -163,7 +171,7 @@ def test_what_cannot_be_built():
         build(ModelReward(name="model", path="acme/judge"))
     with pytest.raises(RewardError, match="composite without parts"):
         build(composite())
-    with pytest.raises(RewardError, match="`mine` is none of rule, function, model, composite"):
+    with pytest.raises(RewardError, match="`mine` is none of rule, function, model, process, composite"):
         build(Reward(name="mine"))
 
 
@@ -172,3 +180,43 @@ def test_close_reaches_every_part():
     assert scorer([Sample("q", "7", 7)]).total == [2.0]
     scorer.close()
     scorer.close()
+
+
+STEPS = [[], [Step(1, 0.5), Step(3, -1.0)]]
+
+
+@pytest.mark.parametrize("name", ["steps", "same_steps"])
+def test_a_function_may_reward_steps(function, name):
+    scores = build(function(name))(SAMPLES)
+    assert scores == Scores([1, 2], {"half": [0.5, 1]}, STEPS)
+    assert scores.earned == [1, 1.5]  # 2 + 0.5 - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("late", "a step of row 0 ends at 2, its response has 1 characters"),
+        ("early", "a step of row 1 ends at 0"),
+        ("endless", "a step of row 1 is inf"),
+        ("few", "`steps` of 1 samples, not of 2"),
+        ("bare", r"needs a list of \(end, reward\) for each sample"),
+    ],
+)
+def test_steps_that_a_response_lacks_are_named(function, name, says):
+    with pytest.raises(RewardError, match=says):
+        build(function(name))(SAMPLES)
+
+
+def test_a_composite_weighs_the_steps_of_its_parts(function):
+    parts = {"a": function("steps"), "b": function("length"), "c": function("steps")}
+    parts["a"].weight, parts["c"].weight = 2.0, -1.0
+    scores = build(CompositeReward(name="sum", parts=parts))(SAMPLES)
+    assert scores.total == [2 + 1 - 1, 4 + 3 - 2]
+    assert scores.steps == [[], [Step(1, 1.0), Step(3, -2.0), Step(1, -0.5), Step(3, 1.0)]]
+
+
+def test_scores_are_picked_and_joined():
+    one, other = Scores([1.0, 2.0], {"a": [3.0, 4.0]}, STEPS), Scores([5.0])
+    assert one[[1, 0]] == Scores([2.0, 1.0], {"a": [4.0, 3.0]}, STEPS[::-1])
+    assert Scores.cat([one, other]) == Scores([1, 2, 5], {"a": [3, 4, 0]}, [*STEPS, []])
+    assert Scores.cat([other, other]).steps is None

@@ -3,9 +3,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_hydra.algos.losses import StepTotals
+from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.cluster.group import LocalGroup
 from rlhf_hydra.cluster.roles import Summed, TokenModel, shards
-from rlhf_hydra.config.schema import GRPO, KL, Engine, PolicyLoss, Strategy
+from rlhf_hydra.config.schema import GRPO, KL, PTX, Engine, Policy, PolicyLoss, Strategy
+from rlhf_hydra.models.packed import pack
+from rlhf_hydra.models.policy import PolicyModel
 from rlhf_hydra.strategy.base import Rank
 from rlhf_hydra.workers.policy import PolicyWorker, ReferenceWorker
 
@@ -21,14 +24,17 @@ def summed_gradients(worker):
     return total
 
 
-def passes(run, folder, batch, size, max_tokens=MAX_TOKENS):
+def passes(run, folder, batch, size, max_tokens=MAX_TOKENS, texts=None):
     """Gradients of one step over `size` shards, and its metrics, added up as the driver does."""
     parts, _ = shards(batch, size, max_tokens)
+    beside = [()] * size
+    if texts is not None:
+        beside = [(part, StepTotals.of(texts)) for part in shards(texts, size, max_tokens)[0]]
     gradients, metrics = [], []
-    for part in parts:
+    for part, other in zip(parts, beside, strict=True):
         worker = PolicyWorker(run, folder, Rank())
         gradients.append(summed_gradients(worker))
-        metrics.append(worker.step(part, StepTotals.of(batch), run.rl.kl.coef))
+        metrics.append(worker.step(part, StepTotals.of(batch), run.rl.kl.coef, *other))
     joined = {name: sum(g[name] for g in gradients) for name in gradients[0]}
 
     class Found:
@@ -110,6 +116,40 @@ def test_gradient_checkpointing_changes_nothing(tiny, make_run, rollout):
     again = passes(make_run(strategy=Strategy(gradient_checkpointing=True)), tiny, rollout, 1)[0]
     for name, gradient in plain.items():
         torch.testing.assert_close(again[name], gradient, msg=name)
+
+
+@pytest.mark.parametrize(("size", "max_tokens"), [(1, 1000), (2, MAX_TOKENS), (3, 9)])
+def test_given_texts_add_their_mean_loss_times_coef(tiny, make_run, rollout, size, max_tokens):
+    """Over 1, 2 and 3 workers with different budgets; two texts on three workers leave one without."""
+    run = make_run(algo=GRPO(name="grpo", ptx=PTX(coef=0.3)))
+    texts = RolloutBatch.from_sequences([[3], [4, 5]], [[6, 7, 8], [9]], group=[0, 1])
+    plain, _ = passes(make_run(), tiny, rollout, 1)
+    found, metrics = passes(run, tiny, rollout, size, max_tokens, texts)
+    lm = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    nll = [-lm(torch.tensor([row])).logits[0, :-1].log_softmax(-1) for row in ([3, 6, 7, 8], [4, 5, 9])]
+    loss = (nll[0][0, 6] + nll[0][1, 7] + nll[0][2, 8] + nll[1][1, 9]) / 4
+    (0.3 * loss).backward()
+    assert metrics["policy/ptx_loss"] == pytest.approx(loss.item(), abs=1e-5)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient - plain[name], lm.get_parameter(name).grad, atol=2e-6, rtol=0, msg=name)
+
+
+def test_a_step_adds_the_router_loss_of_its_micro_batches(tiny_experts, make_run, rollout):
+    """The metric is their mean weighted by response tokens; the gradient goes to the routers, coef times its own."""
+    run = make_run(policy=Policy(samples_per_update=8, router_coef=0.5))
+    plain, metrics = passes(make_run(), tiny_experts, rollout, 1)
+    balanced, more = passes(run, tiny_experts, rollout, 1)
+    (part,), _ = shards(rollout, 1, MAX_TOKENS)
+    model, share = PolicyModel.load(tiny_experts, router=True), 0.0
+    for batch in part:
+        share = share + model(pack(batch), 1.0).router * batch.response_mask.sum() / rollout.response_mask.sum()
+    share.backward()
+    assert len(part.microbatches) > 2 and "policy/router_loss" not in metrics
+    assert more["policy/router_loss"] == pytest.approx(share.item(), rel=1e-5)
+    for name, gradient in balanced.items():
+        own = model.lm.get_parameter(name).grad
+        own = torch.zeros_like(gradient) if own is None else own
+        torch.testing.assert_close(gradient - plain[name], 0.5 * own, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_weights_have_the_names_of_the_checkpoint_and_the_engines_type(tiny, make_run):

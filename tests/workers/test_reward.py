@@ -3,12 +3,18 @@
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
-from rlhf_hydra.config.schema import CompositeReward, ModelReward, RuleReward
-from rlhf_hydra.rewards.base import Sample
+from rlhf_hydra.config.schema import CompositeReward, ModelReward, ProcessReward, RuleReward
+from rlhf_hydra.rewards.base import RewardError, Sample, Step
 from rlhf_hydra.strategy.base import Rank
-from rlhf_hydra.workers.reward import RewardModel, RewardWorker
+from rlhf_hydra.workers.reward import ProcessModel, RewardModel, RewardWorker, step_spans
 
 TEXTS = [("ab", "abab"), ("c", "ccc"), ("abc", "d"), ("a", "abcdabcdabcd"), ("ab", "abab")]
 
@@ -104,3 +110,73 @@ def test_the_worker_adds_up_a_model_and_a_rule(tiny, scorer, make_run, samples):
     assert scores.parts["rm"] == pytest.approx(model, abs=1e-5)
     wanted = [2.0 * m + 0.5 * e for m, e in zip(model, scores.parts["echo"], strict=True)]
     assert scores.total == pytest.approx(wanted, abs=1e-4)
+
+
+def process(path, **changes):
+    """The model reads `abp` as steps `a` and `b`, each closed by a `p`; `o` stands for good and `n` for bad."""
+    toy = dict(separator="", template="{step}p", placeholder="p", step_tokens=["o", "n"])
+    return ProcessReward("prm", path=path, **{**toy, **changes})
+
+
+def plain_steps(folder, prompt, steps):
+    """p(o) against n, after each step's last token: one whole forward for each."""
+    lm, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    good, bad = tokenizer.convert_tokens_to_ids(["o", "n"])
+    found = []
+    for count in range(1, len(steps) + 1):
+        with torch.no_grad():
+            logits = lm(**tokenizer(prompt + "".join(steps[:count]), return_tensors="pt")).logits[0, -1]
+        found.append(torch.softmax(logits[[good, bad]], 0)[0].item())
+    return found
+
+
+@pytest.fixture(scope="module")
+def solutions(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    made = [("ab", "abc"), ("c", ""), ("c", "p")]
+    return [
+        Sample(p, r, tokens=tokenizer(p + r).input_ids, prompt_tokens=len(p), group=i) for i, (p, r) in enumerate(made)
+    ]
+
+
+@pytest.mark.parametrize("budget", [1, 1000])
+def test_a_process_model_judges_each_step(tiny, make_run, solutions, budget):
+    scores = ProcessModel(process(tiny, tokens_per_microbatch=budget), make_run(), tiny)(solutions)
+    assert scores.total == [0, 0, 0]
+    assert [[step.end for step in steps] for steps in scores.steps] == [[1, 2, 3], [], [1]]
+    wanted = plain_steps(tiny, "ab", ["ap", "bp", "cp"])
+    assert [step.reward for step in scores.steps[0]] == pytest.approx(wanted, abs=1e-5)
+    assert scores.steps[2][0].reward == pytest.approx(plain_steps(tiny, "c", ["pp"])[0], abs=1e-5)
+
+
+def test_outcomes_of_steps(tiny, make_run, solutions):
+    a, b, c = plain_steps(tiny, "ab", ["ap", "bp", "cp"])
+    wanted = {"sum": a + b + c, "mean": (a + b + c) / 3, "min": min(a, b, c), "last": c}
+    for outcome, value in wanted.items():
+        scores = ProcessModel(process(tiny, outcome=outcome), make_run(), tiny)(solutions)
+        assert scores.steps is None and scores.total[1] == 0
+        assert scores.total[0] == pytest.approx(value, abs=1e-5) and scores.parts == {"prm": scores.total}
+
+
+def test_without_a_placeholder_it_judges_at_the_end_of_a_step(tiny, make_run):
+    sample = Sample("c", "abpdp", tokens=AutoTokenizer.from_pretrained(tiny)("cabpdp").input_ids, prompt_tokens=1)
+    model = ProcessModel(process(tiny, separator="p", template="{step}e", placeholder=None), make_run(), tiny)
+    assert model([sample]).steps[0] == [
+        Step(end, pytest.approx(reward, abs=1e-5))
+        for end, reward in zip([2, 4], plain_steps(tiny, "c", ["abe", "de"]), strict=True)
+    ]
+
+
+def test_a_word_that_is_not_one_token_is_named(tiny, make_run):
+    with pytest.raises(RewardError, match="prm: step_tokens: 'ab' is not one token"):
+        ProcessModel(process(tiny, step_tokens=["ab", "n"]), make_run(), tiny)
+    with pytest.raises(RewardError, match="prm: placeholder: '!' is not one token"):
+        ProcessModel(process(tiny, placeholder="!"), make_run(), tiny)
+
+
+@pytest.mark.parametrize(
+    ("response", "separator", "spans"),
+    [("a\n\nbc\n", "\n", [(0, 1), (3, 5)]), (" \n a", "\n", [(2, 4)]), ("ab", "", [(0, 1), (1, 2)]), ("", "\n", [])],
+)
+def test_steps_of_a_response(response, separator, spans):
+    assert step_spans(response, separator) == spans
