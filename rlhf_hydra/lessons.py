@@ -12,8 +12,9 @@ from torch import Tensor
 from rlhf_hydra.algos.objectives import Objective, Totals
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.cluster.roles import TokenModel
+from rlhf_hydra.data.blend import permutation
 from rlhf_hydra.data.examples import Examples
-from rlhf_hydra.data.prompts import check_same, permutation
+from rlhf_hydra.data.prompts import check_same
 
 REFERENCE = "reference.safetensors"
 """In the run's folder: what the reference says of all examples."""

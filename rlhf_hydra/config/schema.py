@@ -592,10 +592,17 @@ class Data(Section):
     name: str = MISSING
     """Name of the choice: `data=<name>`."""
     path: Optional[str] = None
-    """A .jsonl, .json, .csv or .parquet file, or the id of a dataset on `hub`."""
+    """A .jsonl, .json, .csv, .parquet or .arrow file, a folder of them, a saved dataset, or the id of one on `hub`."""
     hub: str = choice("huggingface", "huggingface", "modelscope")
+    revision: Optional[str] = None
+    """Branch, tag or commit on the hub. null: the default branch."""
     subset: Optional[str] = None
     split: str = "train"
+    """Also a part of one: `train[:1000]`, `train[10%:20%]`. Of a file, only the part counts."""
+    streaming: bool = False
+    """Read rows as they arrive, without downloading the dataset first: for sets that do not fit."""
+    weight: float = number(1.0, gt=0)
+    """Share in a blend, relative to its other sources."""
     prompt_column: Optional[str] = "prompt"
     """Text, or a list of chat messages. null: each of a pair's two columns holds the whole conversation."""
     label_column: Optional[str] = None
@@ -652,6 +659,16 @@ class ToyData(Data):
     rows: int = number(256, ge=1)
     letters: int = number(8, ge=2, le=26)
     """Different prompts. Chance is one in the tokenizer's vocabulary."""
+
+
+@dataclass
+class Blend(Data):
+    """Several sources, each with its own columns and template; `weight` is the share of each."""
+
+    sources: Dict[str, Data] = field(default_factory=dict)
+    until: str = choice("first", "first", "all", "once")
+    """Drawn by weight until the first source is used up; until all are, the others over again; or, without weights,
+    each row once."""
 
 
 @dataclass
@@ -809,6 +826,7 @@ SCHEMAS: dict[str, type] = {
     "cluster/cluster": Cluster,
     "data/data": Data,
     "data/toy": ToyData,
+    "data/blend": Blend,
     "reward/rule": RuleReward,
     "reward/function": FunctionReward,
     "reward/model": ModelReward,

@@ -2,52 +2,42 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 
 from rlhf_hydra.batch import RolloutBatch
-from rlhf_hydra.config.schema import PRM, Data, Supervised, ToyData
+from rlhf_hydra.config.schema import PRM, SFT, Blend, Data, Supervised, ToyData
 from rlhf_hydra.data import sources, toy
-from rlhf_hydra.data.formats import Example, build_format, rows_each
-from rlhf_hydra.data.prompts import permutation
+from rlhf_hydra.data import store as stores
+from rlhf_hydra.data.blend import permutation, picks, sources_of, together
+from rlhf_hydra.data.files import DataError, Rows
+from rlhf_hydra.data.formats import build_format, rows_each
 from rlhf_hydra.data.report import BadRow, DataReport, Ledger
-from rlhf_hydra.data.sources import DataError
-from rlhf_hydra.data.templates import Line, Renderer
-
-
-@dataclass(frozen=True)
-class Store:
-    """All rows of tokens, end to end. R rows, N tokens in all, E = R / rows_each examples."""
-
-    tokens: np.ndarray
-    """[N] int32."""
-    learn: np.ndarray
-    """[N] bool: tokens to learn."""
-    starts: np.ndarray
-    """[R + 1] int64: row r is tokens[starts[r]:starts[r + 1]]."""
-    labels: np.ndarray
-    """[R] float32."""
-    steps: np.ndarray
-    """[N] float32, or [0] where no row has labelled steps: probability that the step which ends here is good."""
-    origin: np.ndarray
-    """[E] int64: number of the row, as read, that an example comes from."""
+from rlhf_hydra.data.store import Known, Numbered, Store
+from rlhf_hydra.data.templates import Line, Renderer, chat_template
 
 
 class Examples:
-    """Examples of a store, in an order of their own. An example is `rows_each` rows."""
+    """Examples of one or more stores, in an order of their own. An example is `rows_each` rows."""
 
-    def __init__(self, store: Store, rows_each: int, fingerprint: str, index: np.ndarray | None = None) -> None:
-        self.store, self.rows_each = store, rows_each
-        self.index = np.arange(len(store.origin)) if index is None else index
+    def __init__(
+        self, parts: Sequence[Store], rows_each: int, fingerprint: str, index: np.ndarray | None = None
+    ) -> None:
+        self.parts, self.rows_each = parts, rows_each
         self.fingerprint = fingerprint
         """16 hex digits that change when a token, a label, or the choice or order of the examples does."""
-        starts = store.starts[::rows_each]
-        self.lengths: list[int] = (starts[self.index + 1] - starts[self.index]).tolist()
+        self.first = np.cumsum([0, *(len(part.origin) for part in parts)])
+        """Number of each store's first example, and of all."""
+        self.index = np.arange(self.first[-1]) if index is None else index
+        sizes = [np.diff(part.starts[::rows_each]) for part in parts]
+        self.lengths: list[int] = np.concatenate(sizes)[self.index].tolist()
         """Tokens of each example, both rows of a pair together."""
 
     def __len__(self) -> int:
@@ -55,122 +45,134 @@ class Examples:
 
     def batch(self, items: Sequence[int]) -> RolloutBatch:
         """The rows of these examples; row 2i is the chosen and 2i + 1 the rejected response of pair i."""
-        store, each = self.store, self.rows_each
-        rows = [int(self.index[item]) * each + k for item in items for k in range(each)]
-        spans = [slice(int(store.starts[row]), int(store.starts[row + 1])) for row in rows]
-        lengths = torch.tensor([span.stop - span.start for span in spans], dtype=torch.long)
+        rows = [row for item in items for row in self._rows(int(self.index[item]))]
+        cut = [(part, slice(int(part.starts[row]), int(part.starts[row + 1]))) for part, row in rows]
+        in_steps = any(len(part.steps) for part in self.parts)
         return RolloutBatch(
-            tokens=_pad([store.tokens[span] for span in spans], torch.long),
-            lengths=lengths,
-            response_mask=_pad([store.learn[span] for span in spans], torch.bool),
-            group=torch.arange(len(items)).repeat_interleave(each),
-            labels=torch.from_numpy(store.labels[rows].astype(np.float32)),
-            step_labels=_pad([store.steps[span] for span in spans], torch.float32) if len(store.steps) else None,
+            tokens=_pad([part.tokens[span] for part, span in cut], torch.long),
+            lengths=torch.tensor([span.stop - span.start for _, span in cut], dtype=torch.long),
+            response_mask=_pad([part.learn[span] for part, span in cut], torch.bool),
+            group=torch.arange(len(items)).repeat_interleave(self.rows_each),
+            labels=torch.tensor([float(part.labels[row]) for part, row in rows]),
+            step_labels=_pad([part.steps[span] for part, span in cut], torch.float32) if in_steps else None,
         )
 
+    def _rows(self, number: int) -> Iterator[tuple[Store, int]]:
+        part = int(np.searchsorted(self.first, number, side="right")) - 1
+        start = (number - int(self.first[part])) * self.rows_each
+        return ((self.parts[part], row) for row in range(start, start + self.rows_each))
+
     def split(self, share: float, seed: int) -> tuple["Examples", "Examples"]:
-        """Those to train on, and `share` of them held out. Examples of the same row of the data stay together."""
-        origins = np.unique(self.store.origin[self.index])
-        if len(origins) < 2:
-            raise DataError(f"{len(origins)} rows cannot be split into rows to train on and rows to evaluate on")
-        count = min(max(1, round(share * len(origins))), len(origins) - 1)
-        held = origins[permutation(len(origins), seed, 0)[:count]]
-        out = np.isin(self.store.origin[self.index], held)
+        """Those to train on, and `share` of them held out. Examples of one row of the data stay together."""
+        owner = self._owners()
+        owners = np.unique(owner)
+        if len(owners) < 2:
+            raise DataError(f"{len(owners)} row cannot be split into rows to train on and rows to evaluate on")
+        count = min(max(1, round(share * len(owners))), len(owners) - 1)
+        out = np.isin(owner, owners[permutation(len(owners), seed, 0)[:count]])
         return self._part(self.index[~out]), self._part(self.index[out])
+
+    def _owners(self) -> np.ndarray:
+        """[len(self)]: one number for each row of the data, of whichever source."""
+        bases = np.cumsum([0, *(int(part.origin.max(initial=0)) + 1 for part in self.parts)])
+        return np.concatenate([part.origin + base for part, base in zip(self.parts, bases, strict=False)])[self.index]
 
     def _part(self, index: np.ndarray) -> "Examples":
         digest = hashlib.sha256(self.fingerprint.encode() + np.ascontiguousarray(index, dtype=np.int64).tobytes())
-        return Examples(self.store, self.rows_each, digest.hexdigest()[:16], index)
+        return Examples(self.parts, self.rows_each, digest.hexdigest()[:16], index)
 
 
 def load_examples(
     cfg: Data, algo: Supervised, tokenizer: Any, context_tokens: int, seed: int = 0, cache: Path | None = None
 ) -> tuple[Examples, DataReport]:
-    """The usable examples of `cfg` for `algo`, in the order of the source, and a report on all rows.
+    """The usable examples of `cfg` for `algo`, in the order of the source or, of a blend, in that of `seed`, and a
+    report on all rows. With a `cache` they are tokenised only if they have not been before.
 
-    Rows that cannot be used are counted by reason. A broken file, a column that the first row lacks, or no usable
-    row at all is a DataError; with `data.strict`, so is the first bad row.
+    Rows that cannot be used are counted by reason. A broken file, a column that the first row lacks, or no usable row
+    at all is a DataError; with `data.strict`, so is the first bad row.
     """
-    ledger = Ledger(sources.describe(cfg), DataError if cfg.strict else None)
+    if not isinstance(cfg, Blend):
+        store, report = _load(cfg, algo, tokenizer, context_tokens, cache)
+        return Examples([store], rows_each(algo), report.fingerprint), report
+    loaded = [_load(source, algo, tokenizer, context_tokens, cache) for source in sources_of(cfg).values()]
+    drawn = picks(cfg, [len(store.origin) for store, _ in loaded], seed)
+    report = together(cfg, [report for _, report in loaded], drawn)
+    first = np.cumsum([0, *(len(store.origin) for store, _ in loaded)])
+    index = np.array([first[source] + item for source, item in drawn], dtype=np.int64)
+    return Examples([store for store, _ in loaded], rows_each(algo), report.fingerprint, index), report
+
+
+def _load(cfg: Data, algo: Supervised, tokenizer: Any, context_tokens: int, cache: Path | None) -> stores.Made:
+    """One source."""
     longest = min(cfg.max_tokens or context_tokens, context_tokens)
-    found = list(_examples(cfg, algo, tokenizer, longest, ledger))
-    store = _store([line for _, example in found for line in example], [number for number, _ in found])
-    report = DataReport(
-        source=ledger.source,
-        read=ledger.read,
-        used=len(found),
-        dropped=ledger.dropped,
-        examples=ledger.first,
-        max_tokens=int(np.diff(store.starts).max(initial=0)),
-        fingerprint=_fingerprint(store),
-        noun="pairs" if rows_each(algo) == 2 else "examples",
-    )
-    if not found:
+    make = partial(_make, cfg, algo, tokenizer, longest)
+    if cache is None:
+        return make(None)
+    known = Known(cache)
+    origin = sources.fingerprint(cfg, known)
+    known.save()
+    if not origin:
+        return make(None)
+    return stores.cached(cache, _key(cfg, algo, tokenizer, longest, origin), make)
+
+
+def _make(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, folder: Path | None) -> stores.Made:
+    """Read, render and tokenise; into `folder`, or into memory."""
+    ledger = Ledger(sources.describe(cfg), cfg.strict)
+    found = _examples(cfg, algo, tokenizer, longest, ledger)
+    store = stores.collect(found) if folder is None else stores.write(found, folder)
+    noun = "pairs" if rows_each(algo) == 2 else "examples"
+    report = ledger.report(int(np.diff(store.starts).max(initial=0)), stores.fingerprint(store), noun)
+    if not len(store.origin):
         raise DataError(f"no usable example for algo={algo.name}\n{report}")
-    return Examples(store, rows_each(algo), report.fingerprint), report
+    return store, report
 
 
-def _examples(
-    cfg: Data, algo: Supervised, tokenizer: Any, longest: int, ledger: Ledger
-) -> Iterator[tuple[int, Example]]:
-    """Usable examples, each with the number of the row that it comes from."""
-    number = 0
+def _examples(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, ledger: Ledger) -> Iterator[Numbered]:
     try:
         make = build_format(cfg, algo, Renderer(cfg, tokenizer))
-        for number, row in _rows(cfg, algo):
-            ledger.read += 1
-            try:
-                for example in make(row):
-                    yield number, [_fit(line, longest, cfg.overlong) for line in example]
-            except BadRow as bad:
-                if bad.fatal:
-                    raise
-                if ledger.read == 1 and bad.column is not None and bad.column not in row:
-                    sources.column(row, bad.column, f"{ledger.source}, row {number}")
-                ledger.drop(str(bad), number)
     except BadRow as bad:
-        where = f"{ledger.source}, row {number}" if number else ledger.source
-        raise DataError(f"{where}: {bad}") from bad
+        raise DataError(f"{ledger.source}: {bad}") from bad
+
+    def fitted(number: int, row: sources.Row) -> list[list[Line]]:
+        examples = [[_fit(line, longest, cfg.overlong) for line in example] for example in make(row)]
+        ledger.cut += any(was_cut for example in examples for _, was_cut in example)
+        return [[line for line, _ in example] for example in examples]
+
+    return ledger.usable(_rows(cfg, algo), fitted)
 
 
-def _rows(cfg: Data, algo: Supervised) -> Iterator[tuple[int, sources.Row]]:
+def _rows(cfg: Data, algo: Supervised) -> Rows:
     if isinstance(cfg, ToyData):
         return islice(toy.lessons(cfg, in_steps=isinstance(algo, PRM)), cfg.limit)
     return sources.read(cfg)
 
 
-def _fit(line: Line, longest: int, overlong: str) -> Line:
-    """`line`, cut at `longest` tokens where `data.overlong` allows it; its first token is never learned."""
-    if len(line.tokens) > longest and overlong == "drop":
+def _fit(line: Line, longest: int, overlong: str) -> tuple[Line, bool]:
+    """`line`, and whether it was cut, at `longest` tokens, where `data.overlong` allows that. The first token of a row
+    is never learned."""
+    over = len(line.tokens) > longest
+    if over and overlong == "drop":
         raise BadRow(f"longer than {longest} tokens (data.max_tokens, model.context_tokens)")
-    spans = [(max(a, 1), min(b, longest)) for a, b in line.learn]
-    spans = [(a, b) for a, b in spans if a < b]
+    spans = [(max(start, 1), min(end, longest)) for start, end in line.learn]
+    spans = [(start, end) for start, end in spans if start < end]
     if not spans:
-        raise BadRow("nothing is left to learn" if len(line.tokens) > longest else "there is nothing to learn")
-    steps = None if line.steps is None else {i: p for i, p in line.steps.items() if 1 <= i < longest}
-    return replace(line, tokens=line.tokens[:longest], learn=spans, steps=steps)
+        raise BadRow(f"nothing to learn in its first {longest} tokens" if over else "nothing to learn")
+    return replace(line, tokens=line.tokens[:longest], learn=spans), over
 
 
-def _store(lines: list[Line], origin: list[int]) -> Store:
-    starts = np.cumsum([0, *(len(line.tokens) for line in lines)], dtype=np.int64)
-    tokens = np.fromiter((token for line in lines for token in line.tokens), np.int32, int(starts[-1]))
-    learn = np.zeros(len(tokens), dtype=bool)
-    has_steps = any(line.steps is not None for line in lines)
-    steps = np.zeros(len(tokens) if has_steps else 0, dtype=np.float32)
-    for start, line in zip(starts.tolist(), lines, strict=False):
-        for a, b in line.learn:
-            learn[start + a : start + b] = True
-        for i, probability in (line.steps or {}).items():
-            steps[start + i] = probability
-    labels = np.array([line.label for line in lines], dtype=np.float32)
-    return Store(tokens, learn, starts, labels, steps, np.array(origin, dtype=np.int64))
+UNREAD = {"name", "weight", "rule", "label_column"}
+"""Keys of the data that play no role for its tokens."""
 
 
-def _fingerprint(store: Store) -> str:
-    digest = hashlib.sha256()
-    for part in (store.tokens, store.learn, store.starts, store.labels, store.steps):
-        digest.update(np.ascontiguousarray(part).data)
-    return digest.hexdigest()[:16]
+def _key(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, origin: str) -> str:
+    """Name of the tokens of `cfg` in the cache."""
+    keys = {name: value for name, value in asdict(cfg).items() if name not in UNREAD}
+    template = chat_template(cfg, tokenizer) if cfg.chat else None
+    objective = [type(algo).__name__, algo.learn if isinstance(algo, SFT) else None]
+    tokens = [stores.tokenizer_identity(tokenizer), transformers.__version__]
+    parts = {"keys": keys, "origin": origin, "template": template, "objective": objective, "tokenizer": tokens}
+    return stores.cache_key({**parts, "longest": longest})
 
 
 def _pad(parts: Sequence[np.ndarray], dtype: torch.dtype) -> torch.Tensor:

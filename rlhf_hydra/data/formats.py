@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlhf_hydra.config.schema import DPO, KTO, ORPO, PRM, RM, SFT, Data, SimPO, Supervised
-from rlhf_hydra.data.report import BadRow
-from rlhf_hydra.data.sources import Row
+from rlhf_hydra.data.files import Row
+from rlhf_hydra.data.report import BadKey, BadRow, Refused
 from rlhf_hydra.data.templates import Line, Message, Renderer
 
 PAIRS = (RM, DPO, SimPO, ORPO)
@@ -39,8 +39,8 @@ def build_format(cfg: Data, algo: Supervised, renderer: Renderer) -> Format:
 def _single(row: Row, cfg: Data, renderer: Renderer, learn: str) -> Line:
     """Supervised fine-tuning, distillation."""
     column = cfg.response_column or _prompt_column(cfg)
-    prompt = _value(row, _prompt_column(cfg)) if cfg.response_column else None
-    line = _line(prompt, _value(row, column), column, cfg, renderer, learn)
+    prompt = text_or_messages(row, _prompt_column(cfg)) if cfg.response_column else None
+    line = _line(prompt, text_or_messages(row, column), column, cfg, renderer, learn)
     return Line(line.tokens, [(0, len(line.tokens))]) if learn == "all" else line
 
 
@@ -51,7 +51,7 @@ def _judged(row: Row, cfg: Data, renderer: Renderer) -> list[Example]:
         chosen.label, rejected.label = 1.0, 0.0
         return [[chosen], [rejected]]
     line = _single(row, cfg, renderer, "response")
-    line.label = float(_truth(_field(row, cfg.desirable_column), cfg.desirable_column))
+    line.label = float(_truth(present(row, cfg.desirable_column), cfg.desirable_column))
     return [[line]]
 
 
@@ -85,11 +85,10 @@ def _first(messages: list[Message], column: str, learn: str) -> int:
 def _cut_open(text: str, column: str, cfg: Data) -> tuple[str, str]:
     """Prompt and response of a whole text: up to the last `data.response_marker`, and behind it."""
     if cfg.response_marker is None:
-        raise BadRow(
+        raise BadKey(
             "holds text, and nothing says where its response begins: set data.response_column, data.response_marker, "
             "or, to learn all of it, algo.learn=all",
             column,
-            fatal=True,
         )
     head, marker, response = text.rpartition(cfg.response_marker)
     if not marker:
@@ -103,11 +102,11 @@ def _conversation(prompt: Value | None, value: Value, column: str, renderer: Ren
     """The whole conversation: `value` goes on with `prompt`, or has it in front already."""
     if isinstance(value, str):
         if prompt is None:
-            raise BadRow("is text; expected a list of messages (or set data.response_column)", column)
+            raise BadKey("is text; expected a list of messages (or set data.response_column)", column)
         value = [{"role": "assistant", "content": value}]
     if prompt is None:
         return value
-    before = [{"role": "user", "content": renderer.fill(prompt)}] if isinstance(prompt, str) else prompt
+    before = renderer.turns(prompt, column)
     if value[: len(before)] == before and len(value) > len(before):
         return value
     if value[0]["role"] != "assistant":
@@ -115,8 +114,8 @@ def _conversation(prompt: Value | None, value: Value, column: str, renderer: Ren
     return [*before, *value]
 
 
-def _messages_without_chat(column: str) -> BadRow:
-    return BadRow("holds chat messages; set data.chat=true", column, fatal=True)
+def _messages_without_chat(column: str) -> BadKey:
+    return BadKey("holds chat messages; set data.chat=true", column)
 
 
 # ---------------------------------------------------------------------------------------------------------- pairs
@@ -125,9 +124,9 @@ def _messages_without_chat(column: str) -> BadRow:
 def _pair(row: Row, cfg: Data, renderer: Renderer) -> Example:
     """A chosen and a rejected response to the same prompt, given apart or in front of both."""
     columns = cfg.chosen_column, cfg.rejected_column
-    prompt = None if cfg.prompt_column is None else _value(row, cfg.prompt_column)
-    chosen, rejected = (_value(row, column) for column in columns)
-    margin = 0.0 if cfg.margin_column is None else _number(_field(row, cfg.margin_column), cfg.margin_column)
+    prompt = None if cfg.prompt_column is None else text_or_messages(row, cfg.prompt_column)
+    chosen, rejected = (text_or_messages(row, column) for column in columns)
+    margin = 0.0 if cfg.margin_column is None else _number(present(row, cfg.margin_column), cfg.margin_column)
     if chosen == rejected:
         raise BadRow(f"is the same as `{columns[0]}`", columns[1])
     given = list(zip((chosen, rejected), columns, strict=True))
@@ -176,42 +175,42 @@ class Steps:
     def __init__(self, cfg: Data, renderer: Renderer) -> None:
         self.cfg, self.renderer = cfg, renderer
         if cfg.steps_column is None:
-            raise BadRow("data.steps_column is not set: the column with the labels of the steps", fatal=True)
+            raise Refused("data.steps_column is not set: the column with the labels of the steps")
         self.column = cfg.steps_column
-        self.mark = None if cfg.placeholder is None else self._one_token(cfg.placeholder)
+        self.marks = set() if cfg.placeholder is None else self._marks(cfg.placeholder)
 
     def __call__(self, row: Row) -> list[Example]:
         cfg = self.cfg
         column = cfg.response_column or _prompt_column(cfg)
-        prompt = _value(row, _prompt_column(cfg)) if cfg.response_column else None
-        value = _field(row, column)
+        prompt = text_or_messages(row, _prompt_column(cfg)) if cfg.response_column else None
+        value = present(row, column)
         steps = value if isinstance(value, list) and value and isinstance(value[0], str) else None
         labels = self._labels(row, "".join(steps) if steps else value)
         line, ends = self._listed(prompt, steps, column) if steps else self._marked(prompt, row, column)
         if len(ends) != len(labels):
-            raise BadRow(f"has {len(labels)} labels for {len(ends)} steps", self.column)
+            raise BadRow("has another number of labels than there are steps", self.column)
         line.steps = dict(zip(ends, labels, strict=True))
         line.learn = [(end, end + 1) for end in ends]
         return [[line]]
 
     def _marked(self, prompt: Value | None, row: Row, column: str) -> tuple[Line, list[int]]:
         """Steps that end where the placeholder stands in the text."""
-        if self.mark is None:
-            raise BadRow("is no list of steps; set data.placeholder to what ends each step in the text", column)
+        if not self.marks:
+            raise BadKey("is no list of steps; set data.placeholder to what ends each step in the text", column)
         learn = "all" if prompt is None else "response"
-        line = _line(prompt, _value(row, column), column, self.cfg, self.renderer, learn)
-        return line, [i for a, b in line.learn for i in range(a, b) if line.tokens[i] == self.mark]
+        line = _line(prompt, text_or_messages(row, column), column, self.cfg, self.renderer, learn)
+        return line, [i for a, b in line.learn for i in range(a, b) if line.tokens[i] in self.marks]
 
     def _listed(self, prompt: Value | None, steps: Sequence[Any], column: str) -> tuple[Line, list[int]]:
         """Steps of a list, each closed by the placeholder, or else by the end of its line."""
         for step in steps:
             _check_text(step, column)
-        if self.mark is not None:
+        if self.marks:
             text = "".join(f"{step}{self.cfg.placeholder}" for step in steps)
             line = _line(prompt, text, column, self.cfg, self.renderer, "response" if prompt is not None else "all")
-            return line, [i for a, b in line.learn for i in range(a, b) if line.tokens[i] == self.mark]
+            return line, [i for a, b in line.learn for i in range(a, b) if line.tokens[i] in self.marks]
         if not isinstance(prompt, str) or self.cfg.chat:
-            raise BadRow(
+            raise BadKey(
                 "is a list of steps, which needs a text prompt and data.chat=false, or data.placeholder", column
             )
         tokens, ends = self.renderer.opening(self.renderer.fill(prompt)), []
@@ -221,7 +220,7 @@ class Steps:
         return Line(tokens, []), ends
 
     def _labels(self, row: Row, text: Any) -> list[float]:
-        found = _field(row, self.column)
+        found = present(row, self.column)
         if isinstance(found, str) and isinstance(text, str) and self.cfg.placeholder:
             found = self._aligned(found, text.split(self.cfg.placeholder)[:-1])
         if not isinstance(found, list) or not found:
@@ -248,14 +247,18 @@ class Steps:
             return 1.0 - self.cfg.step_tokens.index(value)
         number = _number(value, self.column)
         if not 0 <= number <= 1:
-            raise BadRow(f"has {number:g}, which is no probability", self.column)
+            raise BadRow("has a number that is no probability", self.column)
         return number
 
-    def _one_token(self, text: str) -> int:
-        tokens = self.renderer.encode(text)
-        if len(tokens) != 1:
-            raise BadRow(f"data.placeholder={text!r} is {len(tokens)} tokens of this tokenizer; take one", fatal=True)
-        return tokens[0]
+    def _marks(self, placeholder: str) -> set[int]:
+        """The tokens that the placeholder is, with and without a space in front, which some tokenizers take into it."""
+        encoded = [self.renderer.encode(text) for text in (placeholder, f" {placeholder}")]
+        blank = self.renderer.tokenizer.decode
+        marks = {ids[-1] for ids in encoded if len(ids) == 1 or (len(ids) == 2 and not blank(ids[:1]).strip())}
+        if not marks:
+            says = f"data.placeholder={placeholder!r} is {len(encoded[0])} tokens of this tokenizer; take another"
+            raise Refused(says)
+        return marks
 
 
 # --------------------------------------------------------------------------------------------------------- values
@@ -263,11 +266,11 @@ class Steps:
 
 def _prompt_column(cfg: Data) -> str:
     if cfg.prompt_column is None:
-        raise BadRow("data.prompt_column is null, and only pairs can do without", fatal=True)
+        raise Refused("data.prompt_column is null, and only pairs can do without")
     return cfg.prompt_column
 
 
-def _field(row: Row, column: str) -> Any:
+def present(row: Row, column: str) -> Any:
     if column not in row:
         raise BadRow("is missing", column)
     if row[column] is None:
@@ -275,21 +278,18 @@ def _field(row: Row, column: str) -> Any:
     return row[column]
 
 
-def _value(row: Row, column: str) -> Value:
+def text_or_messages(row: Row, column: str) -> Value:
     """A text, or a list of chat messages."""
-    value = _field(row, column)
-    check_value(value, column)
-    return value
-
-
-def check_value(value: Any, column: str) -> None:
+    value = present(row, column)
     if isinstance(value, str):
-        return _check_text(value, column)
-    if not isinstance(value, list):
+        _check_text(value, column)
+    elif not isinstance(value, list):
         raise BadRow(f"is {kind(value)}; expected text or a list of chat messages", column)
-    if not all(_is_message(message) for message in value):
+    elif not all(_is_message(message) for message in value):
         raise BadRow("is a list, but not of chat messages ({role, content}, both text)", column)
-    _check_text("".join(message["content"] for message in value), column)
+    else:
+        _check_text("".join(message["content"] for message in value), column)
+    return value
 
 
 def _check_text(value: Any, column: str) -> None:
@@ -309,7 +309,7 @@ def _truth(value: Any, column: str) -> bool:
     """true, 1, "true" or "1", as text files have it, and their opposites."""
     known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     if str(value).strip().lower() not in known:
-        raise BadRow(f"is {value!r}; expected true or false, 1 or 0", column)
+        raise BadRow("is neither true nor false, 1 nor 0", column)
     return known[str(value).strip().lower()]
 
 
@@ -317,9 +317,9 @@ def _number(value: Any, column: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise BadRow(f"has {value!r} where a number is expected", column) from None
+        raise BadRow(f"has {kind(value)} that is no number", column) from None
     if not math.isfinite(number):
-        raise BadRow(f"has {number}, which is no number to learn from", column)
+        raise BadRow("has a number that is not finite", column)
     return number
 
 

@@ -2,19 +2,17 @@
 
 import hashlib
 import json
-import random
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rlhf_hydra.config.schema import Data, ToyData
+from rlhf_hydra.config.schema import Blend, Data, ToyData
 from rlhf_hydra.data import sources, toy
-from rlhf_hydra.data.sources import DataError
-
-Message = dict[str, Any]
-Drops = dict[str, list[int]]
-"""Numbers of the rows that are not used, by reason."""
+from rlhf_hydra.data.blend import permutation, picks, sources_of, together
+from rlhf_hydra.data.files import DataError, Row
+from rlhf_hydra.data.formats import present, text_or_messages
+from rlhf_hydra.data.report import BadKey, BadRow, DataReport, Ledger
+from rlhf_hydra.data.templates import Message, Renderer
 
 
 @dataclass(frozen=True)
@@ -31,45 +29,27 @@ class Prompt:
     """The other columns of the row."""
 
 
-@dataclass(frozen=True)
-class DataReport:
-    """What became of the rows. `str(report)` is a few lines for people."""
+def load_prompts(cfg: Data, tokenizer: Any, max_prompt_tokens: int, seed: int = 0) -> tuple[list[Prompt], DataReport]:
+    """The usable prompts of `cfg`, in the order of the source or, of a blend, in that of `seed`, and a report.
 
-    source: str
-    read: int
-    used: int
-    dropped: dict[str, int]
-    """Rows that are not used, by reason."""
-    examples: dict[str, int]
-    """The first row that was dropped for each reason."""
-    max_tokens: int
-    """Of the longest prompt that is used."""
-    fingerprint: str
-
-    def __str__(self) -> str:
-        head = f"{self.source}: {self.used} of {self.read} prompts, up to {self.max_tokens} tokens"
-        reasons = (f"  dropped {count}: {why} (first: row {self.examples[why]})" for why, count in self.dropped.items())
-        return "\n".join([head, *reasons])
-
-
-def load_prompts(cfg: Data, tokenizer: Any, max_prompt_tokens: int) -> tuple[list[Prompt], DataReport]:
-    """The usable prompts of `cfg`, in the order of the source, and a report on all rows.
-
-    Rows without a usable prompt or label are dropped and counted; a missing column, a broken file or no usable row
-    at all is a DataError.
+    Rows without a usable prompt or label are dropped and counted, or with `data.strict` refused; a missing column, a
+    broken file or no usable row at all is a DataError.
     """
-    drops: Drops = defaultdict(list)
-    texts = list(_texts(cfg, tokenizer, drops))
-    found = len(texts) + sum(map(len, drops.values()))
+    if isinstance(cfg, Blend):
+        loaded = [load_prompts(source, tokenizer, max_prompt_tokens) for source in sources_of(cfg).values()]
+        drawn = picks(cfg, [len(prompts) for prompts, _ in loaded], seed)
+        return [loaded[source][0][item] for source, item in drawn], together(cfg, [r for _, r in loaded], drawn)
+    ledger = Ledger(sources.describe(cfg), cfg.strict)
     prompts = []
-    for prompt, tokens in zip(texts, _tokenise([p.text for p in texts], tokenizer, cfg.chat), strict=True):
-        if not tokens:
-            drops["prompt has no tokens"].append(prompt.row)
-        elif len(tokens) > max_prompt_tokens:
-            drops[f"longer than {max_prompt_tokens} tokens (rollout.max_prompt_tokens)"].append(prompt.row)
+    for prompt in _tokenised(cfg, tokenizer, ledger):
+        if not prompt.tokens:
+            ledger.drop("prompt has no tokens", prompt.row)
+        elif len(prompt.tokens) > max_prompt_tokens:
+            ledger.drop(f"longer than {max_prompt_tokens} tokens (rollout.max_prompt_tokens)", prompt.row)
         else:
-            prompts.append(replace(prompt, tokens=tokens))
-    report = _report(sources.describe(cfg), found, prompts, drops)
+            prompts.append(prompt)
+    ledger.used = len(prompts)
+    report = ledger.report(max((len(p.tokens) for p in prompts), default=0), fingerprint(prompts), "prompts")
     if not prompts:
         raise DataError(f"no usable prompt in column `{cfg.prompt_column}`\n{report}")
     return prompts, report
@@ -84,107 +64,42 @@ def fingerprint(prompts: Sequence[Prompt]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _texts(cfg: Data, tokenizer: Any, drops: Drops) -> Iterator[Prompt]:
-    """Prompts that are rendered and not tokenised yet; the numbers of rows that have none go to `drops`."""
-    label_column = toy.LABEL if isinstance(cfg, ToyData) else cfg.label_column
-    if cfg.prompt_column is None:
-        raise DataError("data.prompt_column is null; name the column with the prompts")
-    for number, row in sources.read(cfg):
-        where = f"{sources.describe(cfg)}, row {number}"
-        value = sources.column(row, cfg.prompt_column, where)
-        label = None if label_column is None else sources.column(row, label_column, where)
-        if why := _unusable(value) or ("label is null" if label_column and label is None else ""):
-            drops[why].append(number)
-        else:
-            rest = {name: row[name] for name in row if name not in (cfg.prompt_column, label_column)}
-            yield Prompt([], render(value, cfg, tokenizer, where), label, number, rest)
-
-
-def _report(source: str, read: int, prompts: list[Prompt], drops: Drops) -> DataReport:
-    return DataReport(
-        source=source,
-        read=read,
-        used=len(prompts),
-        dropped={why: len(rows) for why, rows in drops.items()},
-        examples={why: rows[0] for why, rows in drops.items()},
-        max_tokens=max((len(p.tokens) for p in prompts), default=0),
-        fingerprint=fingerprint(prompts),
-    )
-
-
-# ---------------------------------------------------------------------------------------------------- rendering
-
-
-def _unusable(value: Any) -> str:
-    """Why a prompt cannot be used; empty when it can."""
-    if value is None:
-        return "prompt is null"
-    messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
-    if not isinstance(messages, list) or not all(_is_message(m) for m in messages):
-        return "prompt is neither text nor a list of chat messages"
-    text = "".join(message["content"] for message in messages)
-    if not text.strip():
-        return "prompt is empty"
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        return "prompt has half a character (a lone surrogate)"  # which no tokenizer takes
-    return "last message is the assistant's" if messages[-1]["role"] == "assistant" else ""
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
-
-
-def render(value: str | list[Message], cfg: Data, tokenizer: Any, where: str = "prompt") -> str:
-    """Text of a prompt: `cfg.template` around a text, then the chat template if `cfg.chat`."""
-    if isinstance(value, str):
-        value = _fill(cfg.template, value)
-    elif cfg.template is not None:
-        raise DataError(f"{where}: data.template goes around text, and column `{cfg.prompt_column}` holds messages")
-    if cfg.chat:
-        return _chat(value, cfg.system, tokenizer, where)
-    if cfg.system is not None:
-        raise DataError("data.system is only used with data.chat=true")
-    if not isinstance(value, str):
-        raise DataError(f"{where}: column `{cfg.prompt_column}` holds chat messages; set data.chat=true")
-    return value
-
-
-def _fill(template: str | None, prompt: str) -> str:
-    if template is None:
-        return prompt
-    if "{prompt}" not in template:
-        raise DataError(f"data.template has no {{prompt}}: {template!r}")
-    return template.replace("{prompt}", prompt)
-
-
-def _chat(value: str | list[Message], system: str | None, tokenizer: Any, where: str) -> str:
-    if tokenizer.chat_template is None:
-        raise DataError("data.chat=true, and the tokenizer has no chat template; set data.chat=false and data.template")
-    messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
-    if system is not None and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": system}, *messages]
+def _tokenised(cfg: Data, tokenizer: Any, ledger: Ledger) -> list[Prompt]:
+    """All prompts at once, since that is several times faster. A plain text gets the tokenizer's prefix (BOS) and never
+    its suffix: a response does not begin after EOS. A chat template writes its special tokens itself."""
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # templates are programs, and raise what they like
-        raise DataError(f"{where}: the tokenizer's chat template refuses the messages: {error}") from error
+        renderer = Renderer(cfg, tokenizer)
+    except BadRow as bad:
+        raise DataError(f"{ledger.source}: {bad}") from bad
+    column, label_column = _columns(cfg)
+
+    def make(number: int, row: Row) -> Iterator[Prompt]:
+        value = text_or_messages(row, column)
+        label = None if label_column is None else present(row, label_column)
+        rest = {name: row[name] for name in row if name not in (column, label_column)}
+        yield Prompt([], render(value, column, renderer), label, number, rest)
+
+    found = [prompt for _, prompt in ledger.usable(sources.read(cfg), make)]
+    encode = renderer.encode_all if cfg.chat else renderer.opening_all
+    return [replace(p, tokens=tokens) for p, tokens in zip(found, encode([p.text for p in found]), strict=True)]
 
 
-def _tokenise(texts: list[str], tokenizer: Any, chat: bool) -> list[list[int]]:
-    """Token ids of each text. A plain text gets the tokenizer's prefix (BOS), unless it already starts with it, and
-    never its suffix: a response does not begin after EOS. A chat template writes its special tokens itself."""
-    if not texts:
-        return []
-    prefix = [] if chat else _prefix(tokenizer)
-    bare = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return [tokens if tokens[: len(prefix)] == prefix else prefix + tokens for tokens in bare]
+def _columns(cfg: Data) -> tuple[str, str | None]:
+    if cfg.prompt_column is None:
+        raise DataError("data.prompt_column is null, and a run that samples needs prompts: name their column")
+    return cfg.prompt_column, toy.LABEL if isinstance(cfg, ToyData) else cfg.label_column
 
 
-def _prefix(tokenizer: Any) -> list[int]:
-    """Special tokens that the tokenizer puts before a text: what stands before the probe's own tokens."""
-    probe = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a", add_special_tokens=True)["input_ids"]
-    starts = range(len(full) - len(probe) + 1)
-    return full[: next((i for i in starts if full[i : i + len(probe)] == probe), 0)]
+def render(value: str | list[Message], column: str, renderer: Renderer) -> str:
+    """Text of a prompt: `data.template` around a text, then the chat template if `data.chat`. Raises BadRow."""
+    if not renderer.cfg.chat:
+        if not isinstance(value, str):
+            raise BadKey("holds chat messages; set data.chat=true", column)
+        return renderer.fill(value)
+    messages = renderer.turns(value, column)
+    if messages[-1]["role"] == "assistant":
+        raise BadRow("ends with a message of the assistant", column)
+    return renderer.chat(messages, prompt=True)
 
 
 # -------------------------------------------------------------------------------------------------------- order
@@ -226,11 +141,3 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for key, what in (("fingerprint", "the data has changed"), ("seed", "the seed has changed")):
         if saved[key] != now[key]:
             raise DataError(f"cannot resume: {what} since the checkpoint ({key} {saved[key]}, now {now[key]})")
-
-
-def permutation(n: int, seed: int, number: int) -> list[int]:
-    """A seeded order of range(n) for pass `number`."""
-    # Sorted by random keys: Python promises the same `random()` in every version, and not the same `shuffle`.
-    rng = random.Random(f"{seed}/{number}/{n}")
-    keys = [rng.random() for _ in range(n)]
-    return sorted(range(n), key=keys.__getitem__)

@@ -1,16 +1,28 @@
 """What became of the rows: which are not used, and why."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+from rlhf_hydra.data.files import DataError, Row, Rows, column
+
+Item = TypeVar("Item")
 
 
 class BadRow(Exception):
-    """A row that cannot be used. `column` is what is at fault, None where no single one is."""
+    """A row that cannot be used; `name` is the column at fault, None where no single one is."""
 
-    def __init__(self, why: str, column: str | None = None, fatal: bool = False) -> None:
-        super().__init__(f"`{column}` {why}" if column else why)
-        self.column, self.fatal = column, fatal
-        """`fatal`: no row can be used like this, so the run stops."""
+    def __init__(self, why: str, name: str | None = None) -> None:
+        super().__init__(f"column `{name}` {why}" if name else why)
+        self.name = name
+
+
+class BadKey(BadRow):
+    """A row that does not go with a key of the config. If it is the first one, the key is wrong and the run stops."""
+
+
+class Refused(BadRow):
+    """What no run should go on with."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +32,16 @@ class DataReport:
     source: str
     read: int
     used: int
+    """Rows that are used."""
     dropped: dict[str, int]
     """Rows that are not used, by reason."""
     examples: dict[str, int]
     """The first row that was dropped for each reason."""
     max_tokens: int
-    """Of the longest prompt or row that is used."""
+    """Of the longest prompt or row of tokens that is used."""
     fingerprint: str
     noun: str = "prompts"
-    """What the used rows have become."""
+    """What the rows have become."""
     notes: list[str] = field(default_factory=list)
     """More lines, each about the whole."""
 
@@ -39,16 +52,42 @@ class DataReport:
 
 
 class Ledger:
-    """Counts rows by what became of them. With `stop`, the first bad one ends the run: stop(message) is raised."""
+    """Counts rows by what became of them; where `strict`, the first bad one is a DataError."""
 
-    def __init__(self, source: str, stop: Callable[[str], Exception] | None = None) -> None:
-        self.source, self.stop = source, stop
-        self.read = 0
+    def __init__(self, source: str, strict: bool) -> None:
+        self.source, self.strict = source, strict
+        self.read = self.used = self.cut = 0
         self.dropped: dict[str, int] = {}
         self.first: dict[str, int] = {}
 
+    def usable(self, rows: Rows, make: Callable[[int, Row], Iterable[Item]]) -> Iterator[tuple[int, Item]]:
+        """What `make` makes of each row, with the row's number. Rows for which it raises BadRow are counted. A column
+        that the first row lacks is a DataError at once, since it is more likely a wrong name than a bad row."""
+        for number, row in rows:
+            self.read += 1
+            where = f"{self.source}, row {number}"
+            try:
+                items = list(make(number, row))
+            except Refused as refused:
+                raise DataError(f"{where}: {refused}") from refused
+            except BadRow as bad:
+                if self.read == 1 and isinstance(bad, BadKey):
+                    raise DataError(f"{where}: {bad}") from bad
+                if self.read == 1 and bad.name is not None:
+                    column(row, bad.name, where)
+                self.drop(str(bad), number)
+            else:
+                self.used += 1
+                yield from ((number, item) for item in items)
+
     def drop(self, why: str, row: int) -> None:
-        if self.stop is not None:
-            raise self.stop(f"{self.source}, row {row}: {why}\ndata.strict=true stops at the first row like this")
+        if self.strict:
+            raise DataError(f"{self.source}, row {row}: {why}\ndata.strict=true stops at the first such row")
         self.dropped[why] = self.dropped.get(why, 0) + 1
         self.first.setdefault(why, row)
+
+    def report(self, max_tokens: int, fingerprint: str, noun: str) -> DataReport:
+        notes = [f"cut {self.cut} rows at the end (data.overlong=cut)"] if self.cut else []
+        return DataReport(
+            self.source, self.read, self.used, self.dropped, self.first, max_tokens, fingerprint, noun, notes
+        )

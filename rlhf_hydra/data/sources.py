@@ -1,27 +1,21 @@
-"""Rows from files and hubs, and what is wrong with them. The only file that knows Hugging Face from ModelScope.
+"""Where rows come from: files, folders, saved datasets, Hugging Face and ModelScope."""
 
-A row is a dict from column to value. It comes with the number under which its reader finds it: the line of a .jsonl
-or .csv file, the position, counted from 1, of any other.
-"""
-
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, MutableMapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import Data, ToyData
 from rlhf_hydra.data import toy
+from rlhf_hydra.data.files import READERS, DataError, Row, Rows, column, file_rows
+from rlhf_hydra.models.hub import dataset_commit, dataset_folder, patiently
 
-Row = dict[str, Any]
-Rows = Iterator[tuple[int, Row]]
+__all__ = ["DataError", "Row", "Rows", "column", "describe", "fingerprint", "read"]
 
-
-class DataError(Failure, ValueError):
-    """Data that cannot be used. The message names file, row and column, and the way out."""
+Known = MutableMapping[str, str]
+"""What was found out before about a source: the hash of a file of that size and time, the commit of a branch."""
 
 
 def read(cfg: Data) -> Rows:
@@ -40,146 +34,162 @@ def describe(cfg: Data) -> str:
         return "data=toy"
     if cfg.path is None or Path(cfg.path).suffix in READERS:
         return str(cfg.path)
-    return f"{cfg.hub}:{cfg.path}{'/' + cfg.subset if cfg.subset else ''}[{cfg.split}]"
+    where = "" if Path(cfg.path).expanduser().is_dir() else f"{cfg.hub}:"
+    revision = f"@{cfg.revision}" if cfg.revision else ""
+    return f"{where}{cfg.path}{revision}{'/' + cfg.subset if cfg.subset else ''}[{cfg.split}]"
 
 
-def column(row: Row, name: str, where: str) -> Any:
-    """`row[name]`, or a DataError that lists the columns there are."""
-    if name not in row:
-        raise DataError(f"{where} has no column `{name}`; its columns are: {', '.join(map(str, row)) or 'none'}")
-    return row[name]
+def fingerprint(cfg: Data, known: Known) -> str:
+    """What changes when the rows may have: of files their content, of Hugging Face the commit. `known` saves reading
+    a file again whose size and time of change are the same, and stands in for a hub that cannot be reached."""
+    if isinstance(cfg, ToyData):
+        return "toy"
+    path = _path(cfg)
+    if path.is_file():
+        return _file_hash(path, known)
+    if not path.is_dir():
+        if cfg.hub == "huggingface":
+            key = f"commit {cfg.path} {cfg.revision}"
+            known[key] = dataset_commit(str(cfg.path), cfg.revision) or known.get(key, "")
+            return known[key]
+        path = Path(dataset_folder(str(cfg.path), cfg.revision))
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    hashes = (f"{file.relative_to(path)} {_file_hash(file, known)}" for file in files)
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _file_hash(path: Path, known: Known) -> str:
+    state = path.stat()
+    key = f"file {path.absolute()} {state.st_size} {state.st_mtime_ns}"
+    if key not in known:
+        with path.open("rb") as file:
+            known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return known[key]
+
+
+def _path(cfg: Data) -> Path:
+    """`cfg.path` as a path. Raises DataError if it is plainly no id of a hub and there is nothing."""
+    if cfg.path is None:
+        raise DataError("data.path is not set: name a file or the id of a dataset on data.hub")
+    path = Path(cfg.path).expanduser()
+    if path.suffix in READERS and not path.exists():
+        raise DataError(f"data.path: there is no file {path} (looked at {path.absolute()})")
+    if path.is_file() and path.suffix not in READERS:
+        raise DataError(f"data.path: {path} is none of {', '.join(READERS)}")
+    if cfg.path.startswith((".", "/", "~")) and not path.exists():
+        raise DataError(f"data.path: there is no file or folder {path.absolute()}")
+    return path
 
 
 def _open(cfg: Data) -> Rows:
     if isinstance(cfg, ToyData):
         return toy.rows(cfg)
-    if cfg.path is None:
-        raise DataError("data.path is not set: name a file or the id of a dataset on data.hub")
-    path = Path(cfg.path).expanduser()
-    if reader := READERS.get(path.suffix):
-        if not path.is_file():
-            raise DataError(f"data.path: there is no file {path} (looked at {path.absolute()})")
-        return reader(path)
+    path = _path(cfg)
     if path.is_file():
-        raise DataError(f"data.path: {path} is none of {', '.join(READERS)}")
-    if cfg.path.startswith((".", "/", "~")) and not path.is_dir():
-        raise DataError(f"data.path: there is no file or folder {path.absolute()}")
-    return _hub_rows(cfg)
+        return _sliced(lambda: file_rows(path), cfg.split, describe(cfg))
+    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        return _saved_rows(path, cfg)
+    return _dataset_rows(path, cfg)
 
 
-# -------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------------------- splits
+
+SPLIT = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+"""`train`, `train[100:]`, `train[:10%]`, `train[-500:]`."""
 
 
-def _jsonl_rows(path: Path) -> Rows:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if text := _decode(line, path, number).strip():
-                yield number, _object(_json(text, path, number), f"{path}, line {number}")
+def _sliced(rows: Any, split: str, where: str) -> Rows:
+    """The slice of rows() that `split` names; its name plays no role here, since a file is one split. Percentages and
+    numbers from the end need a first pass that counts."""
+    match = SPLIT.fullmatch(split)
+    if match is None:
+        raise DataError(f"{where}: data.split={split!r} is no split such as train, train[:100] or train[10%:20%]")
+    marks = match["start"], match["stop"]
+    relative = any(mark and (mark.startswith("-") or mark.endswith("%")) for mark in marks)
+    total = sum(1 for _ in rows()) if relative else 0
+    start, stop = (_mark(mark, total) for mark in marks)
+    return islice(rows(), start or 0, stop)
 
 
-def _json_rows(path: Path) -> Rows:
-    rows = _json(_decode(path.read_bytes(), path), path)
-    if not isinstance(rows, list):
-        raise DataError(f"{path} holds one {_kind(rows)}; expected a list of rows, `[{{...}}, ...]`")
-    for number, row in enumerate(rows, start=1):
-        yield number, _object(row, f"{path}, row {number}")
+def _mark(mark: str | None, total: int) -> int | None:
+    if mark is None:
+        return None
+    number = round(int(mark[:-1]) * total / 100) if mark.endswith("%") else int(mark)
+    return max(0, number + total) if number < 0 else number
 
 
-def _csv_rows(path: Path) -> Rows:
-    cells = csv.reader(io.StringIO(_decode(path.read_bytes(), path), newline=""), strict=True)
+# ------------------------------------------------------------------------------------------- datasets of folders, hubs
+
+
+def _saved_rows(path: Path, cfg: Data) -> Rows:
+    """Rows of a folder that `save_to_disk` wrote."""
+    from datasets import DatasetDict, load_from_disk
+
     try:
-        header = next(cells, [])
-        if len(set(header)) < len(header):
-            raise DataError(f"{path}, line 1: two columns have the same name: {', '.join(header)}")
-        start = cells.line_num + 1
-        for row in cells:
-            if len(row) != len(header) and row:
-                raise DataError(f"{path}, line {start}: {len(row)} cells under {len(header)} columns")
-            if row:
-                yield start, dict(zip(header, row, strict=True))
-            start = cells.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path}, line {cells.line_num}: not CSV: {error}") from error
-
-
-def _parquet_rows(path: Path) -> Rows:
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
-
-    number = 0
-    try:
-        for batch in parquet.ParquetFile(path).iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a Parquet file, or broken after row {number}: {error}") from error
-
-
-READERS: dict[str, Callable[[Path], Rows]] = {
-    ".jsonl": _jsonl_rows,
-    ".json": _json_rows,
-    ".csv": _csv_rows,
-    ".parquet": _parquet_rows,
-}
-"""Reader of each kind of file, by suffix."""
-
-
-def _decode(data: bytes, path: Path, line: int = 1) -> str:
-    """Text of `data`, which starts at `line` of the file."""
-    try:
-        return data.decode("utf-8-sig" if line == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        line += data[: error.start].count(b"\n")
-        bad = data[error.start : error.start + 1].hex()
-        raise DataError(f"{path}, line {line}: byte 0x{bad} is not UTF-8; save the file as UTF-8") from error
-
-
-def _json(text: str, path: Path, line: int = 1) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        hint = "; is it JSON lines (.jsonl)?" if path.suffix == ".json" and error.msg == "Extra data" else ""
-        place = f"line {line + error.lineno - 1}, character {error.colno}"
-        raise DataError(f"{path}, {place}: not JSON: {error.msg}{hint}") from error
-
-
-def _object(value: Any, where: str) -> Row:
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: a {_kind(value)}; expected an object with columns, `{{...}}`")
-    return value
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "object", list: "list", str: "text", bool: "boolean", int: "number", float: "number"}
-    return names.get(type(value), "null" if value is None else type(value).__name__)
-
-
-# --------------------------------------------------------------------------------------------------------- hubs
-
-
-def _hub_rows(cfg: Data) -> Rows:
-    """Rows of a dataset on a hub, or in a local folder; both hubs end in `datasets.load_dataset`."""
-    try:
-        from datasets import load_dataset
-
-        rows = load_dataset(_folder(cfg), cfg.subset, split=cfg.split)
+        data = load_from_disk(str(path))
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise DataError(
-            f"cannot load {describe(cfg)}: {type(error).__name__}: {reason}\n"
-            "check data.path, data.subset, data.split and the network, or set data.path to a file"
-        ) from error
+        raise DataError(f"{path} looks like a saved dataset and cannot be read: {_reason(error)}") from error
+    if isinstance(data, DatasetDict):
+        match = SPLIT.fullmatch(cfg.split)
+        name = match["name"] if match else cfg.split
+        if name not in data:
+            raise DataError(f"{path} has no split {name} (data.split); it has: {', '.join(map(str, data))}")
+        data = data[name]
+    return _sliced(lambda: _numbered(data), cfg.split, str(path))
+
+
+def _dataset_rows(path: Path, cfg: Data) -> Rows:
+    """Rows of a folder with data files, or of a dataset on a hub."""
+    from datasets import load_dataset
+
+    folder = path if path.is_dir() else None
+    name, split = SPLIT.fullmatch(cfg.split), cfg.split
+    if cfg.streaming and name:
+        split = name["name"]
+    try:
+        if folder is None and cfg.hub == "modelscope":
+            folder = Path(dataset_folder(str(cfg.path), cfg.revision))
+        commit = None if folder else dataset_commit(str(cfg.path), cfg.revision) or cfg.revision
+        data = patiently(
+            lambda: load_dataset(
+                str(folder or cfg.path), cfg.subset, split=split, revision=commit, streaming=cfg.streaming
+            )
+        )
+    except Exception as error:
+        raise _unloadable(cfg, folder, error) from error
+    if not cfg.streaming:
+        return _numbered(data)
+    if "%" in cfg.split or "[-" in cfg.split or ":-" in cfg.split:
+        raise DataError(f"data.split={cfg.split}: the number of rows is not known with data.streaming=true")
+    return _guarded(_sliced(lambda: _numbered(data), cfg.split, describe(cfg)), cfg, folder)
+
+
+def _guarded(rows: Rows, cfg: Data, folder: Path | None) -> Rows:
+    """`rows`, whose source may fail while it is read."""
+    try:
+        yield from rows
+    except DataError:
+        raise
+    except Exception as error:
+        raise _unloadable(cfg, folder, error) from error
+
+
+def _unloadable(cfg: Data, folder: Path | None, error: Exception) -> DataError:
+    """What to say about a dataset that cannot be loaded: of a folder, which of its files is broken, and where."""
+    for file in sorted(folder.rglob("*")) if folder else []:
+        if file.is_file() and file.suffix in READERS:
+            try:
+                for _ in file_rows(file):
+                    pass
+            except DataError as broken:
+                return broken
+    fix = "check data.path, data.subset, data.split and the network, or set data.path to a file"
+    return DataError(f"cannot load {describe(cfg)}: {_reason(error)}\n{fix}")
+
+
+def _numbered(rows: Iterable[Any]) -> Iterator[tuple[int, Row]]:
     return ((number, dict(row)) for number, row in enumerate(rows, start=1))
 
 
-def _folder(cfg: Data) -> str:
-    """What `load_dataset` is given: ModelScope's datasets are downloaded to a folder first."""
-    path = str(cfg.path)
-    if (folder := Path(path).expanduser()).is_dir():
-        return str(folder)
-    if cfg.hub == "huggingface":
-        return path
-    from modelscope.hub.snapshot_download import dataset_snapshot_download
-
-    return str(dataset_snapshot_download(path))
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_hydra.config.schema import Data
-from rlhf_hydra.data.report import BadRow
+from rlhf_hydra.data.report import BadKey, BadRow, Refused
 
 Message = dict[str, Any]
 Span = tuple[int, int]
@@ -33,27 +33,33 @@ class Renderer:
 
     def __init__(self, cfg: Data, tokenizer: Any) -> None:
         self.cfg, self.tokenizer = cfg, tokenizer
-        self.chat_template = chat_template(cfg, tokenizer)
+        if cfg.system is not None and not cfg.chat:
+            raise Refused("data.system is only used with data.chat=true")
+        if cfg.template is not None and "{prompt}" not in cfg.template:
+            raise Refused(f"data.template has no {{prompt}}: {cfg.template!r}")
+        self.chat_template = chat_template(cfg, tokenizer) if cfg.chat else None
 
     # -------------------------------------------------------------------------------------------------- texts
 
     def fill(self, prompt: str) -> str:
         """`data.template` around a prompt."""
-        template = self.cfg.template
-        if template is None:
-            return prompt
-        if "{prompt}" not in template:
-            raise BadRow(f"data.template has no {{prompt}}: {template!r}", fatal=True)
-        return template.replace("{prompt}", prompt)
+        return prompt if self.cfg.template is None else self.cfg.template.replace("{prompt}", prompt)
 
     def encode(self, text: str) -> list[int]:
         """Tokens of `text` and nothing else."""
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
     def opening(self, text: str) -> list[int]:
         """Tokens of a text that begins a row: with the tokenizer's prefix (BOS), unless it brings that itself."""
-        tokens = self.encode(text)
-        return tokens if tokens[: len(self.prefix)] == self.prefix else self.prefix + tokens
+        return self.opening_all([text])[0]
+
+    def opening_all(self, texts: list[str]) -> list[list[int]]:
+        prefix = self.prefix
+        bare = self.encode_all(texts)
+        return [tokens if tokens[: len(prefix)] == prefix else prefix + tokens for tokens in bare]
 
     def text(self, prompt: str, response: str) -> Line:
         """Prompt and response, tokenised apart and joined, then EOS unless it is there already.
@@ -85,11 +91,16 @@ class Renderer:
 
     # --------------------------------------------------------------------------------------------------- chat
 
+    def turns(self, prompt: str | list[Message], column: str) -> list[Message]:
+        """A prompt as messages; a text is one turn of the user, in `data.template`."""
+        if isinstance(prompt, str):
+            return [{"role": "user", "content": self.fill(prompt)}]
+        if self.cfg.template is not None:
+            raise BadKey("holds messages, and data.template goes around text", column)
+        return prompt
+
     def chat(self, messages: list[Message], prompt: bool = False) -> str:
         """Text of a conversation, with the system message; `prompt`: up to where the assistant is to begin."""
-        if self.chat_template is None:
-            fix = "set data.chat_template, or data.chat=false and data.template"
-            raise BadRow(f"data.chat=true, and the tokenizer has no chat template; {fix}", fatal=True)
         try:
             return str(
                 self.tokenizer.apply_chat_template(
@@ -155,11 +166,10 @@ class Renderer:
             borders += [self.chat(messages[:i], prompt=True) if i else "", self.chat(messages[: i + 1])]
         for text, i in zip(borders, [i for i in turns for _ in "ab"], strict=True):
             if not full.startswith(text):
-                raise BadRow(
+                raise Refused(
                     f"the chat template writes a conversation anew when it goes on after message {i + 1} (it may drop "
                     "earlier reasoning), so the tokens of that turn cannot be told; set data.chat_template to one that "
                     "keeps what it wrote or marks {% generation %}, or learn the last response only",
-                    fatal=True,
                 )
         tokens = self.encode(full)
         heads = [self.encode(text) for text in borders]
@@ -195,12 +205,18 @@ class Renderer:
         )
 
 
-def chat_template(cfg: Data, tokenizer: Any) -> str | None:
-    """`data.chat_template`, a template or a file with one, or else the tokenizer's."""
+def chat_template(cfg: Data, tokenizer: Any) -> str:
+    """`data.chat_template`, a template or a file with one, or else the tokenizer's. Raises Refused."""
     own = cfg.chat_template
     if own is None:
+        if tokenizer.chat_template is None:
+            fix = "set data.chat_template, or data.chat=false and data.template"
+            raise Refused(f"data.chat=true, and the tokenizer has no chat template; {fix}")
         return tokenizer.chat_template
-    return own if "{" in own else Path(own).expanduser().read_text(encoding="utf-8")
+    try:
+        return own if "{" in own else Path(own).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"data.chat_template={own} is no template, and no file with one: {error}") from error
 
 
 def _runs(mask: list[int]) -> list[Span]:

@@ -1,10 +1,17 @@
-"""Where a model comes from: a local folder, Hugging Face, ModelScope, or `builtin:tiny`. Consumers get a folder."""
+"""Where a model comes from: a local folder, Hugging Face, ModelScope, or `builtin:tiny`. Consumers get a folder.
+
+Also what datasets need of the hubs, and what makes downloads hold: patience and checksums.
+"""
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.models.tiny import build_tiny
@@ -26,18 +33,116 @@ def resolve(path: str, hub: str = "huggingface", revision: str | None = None) ->
     if path.startswith((".", "/", "~")):
         raise ModelNotFound(f"model.path: there is no folder {path}")
     try:
-        if hub == "modelscope":
-            from modelscope.hub.snapshot_download import snapshot_download as from_modelscope
-
-            return str(from_modelscope(path, revision=revision, allow_patterns=WANTED))
-        from huggingface_hub import snapshot_download
-
-        return snapshot_download(path, revision=revision, allow_patterns=WANTED)
+        return _from_modelscope(path, revision, "model") if hub == "modelscope" else _from_huggingface(path, revision)
     except Exception as error:
         raise ModelNotFound(
             f"model.path: {path} is no local folder, and {hub} gave none: {type(error).__name__}: {error}\n"
             "Give a local folder, or check the id, model.hub, the network and, for gated models, your token."
         ) from error
+
+
+def dataset_folder(path: str, revision: str | None) -> str:
+    """The local folder of a dataset of ModelScope, downloaded once."""
+    return _from_modelscope(path, revision, "dataset")
+
+
+def dataset_commit(path: str, revision: str | None) -> str | None:
+    """The commit that `revision` of a dataset of Hugging Face is now. None if the hub cannot be reached."""
+    from huggingface_hub import HfApi
+
+    try:
+        return patiently(lambda: HfApi().dataset_info(path, revision=revision).sha)
+    except Exception as error:
+        if _is_unreachable(error) or isinstance(error, ConnectionError):
+            return None
+        raise
+
+
+def _from_huggingface(path: str, revision: str | None) -> str:
+    from huggingface_hub import snapshot_download
+
+    folder = patiently(lambda: snapshot_download(path, revision=revision, allow_patterns=WANTED))
+    verify(Path(folder).parents[1])
+    return folder
+
+
+def _from_modelscope(path: str, revision: str | None, kind: str) -> str:
+    """The client compares checksums and goes on with what was cut; a hub that is down is no reason to do without a
+    copy that is complete."""
+    from modelscope.hub.snapshot_download import snapshot_download
+
+    def fetch(local: bool) -> str:
+        wanted = WANTED if kind == "model" else None
+        return str(
+            snapshot_download(path, revision=revision, allow_patterns=wanted, repo_type=kind, local_files_only=local)
+        )
+
+    try:
+        return fetch(local=False)
+    except ConnectionError as error:
+        try:
+            return fetch(local=True)
+        except Exception:
+            raise error from None
+
+
+# ------------------------------------------------------------------------------------------------ unreliable hubs
+
+PAUSES_S = 1.0, 3.0
+"""Before the second and the third try."""
+T = TypeVar("T")
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """`call()`, tried again where the hub is overloaded or the connection breaks."""
+    for pause in PAUSES_S:
+        try:
+            return call()
+        except Exception as error:
+            if not _is_unreachable(error):
+                raise
+        time.sleep(pause)
+    return call()
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Overload, a broken connection or a timeout, of any HTTP client, also as the cause of what was raised."""
+    while error is not None:
+        names = {kind.__name__ for kind in type(error).__mro__}
+        status = getattr(getattr(error, "response", None), "status_code", None) or 0
+        if status == 429 or status >= 500:
+            return True
+        if names & {"TransportError", "ConnectionError", "Timeout"} and "OfflineModeIsEnabled" not in names:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def verify(repository: Path) -> None:
+    """Compare each file that was downloaded into this folder of Hugging Face's cache with its checksum, once.
+
+    The client compares sizes only. A file's name in `blobs` is what the hub calls it: SHA-256 of large files, git's
+    SHA-1 of others. Raises OSError and removes the file where it is another one.
+    """
+    done = repository / ".verified"
+    done.mkdir(exist_ok=True)
+    for blob in (repository / "blobs").glob("*"):
+        if (done / blob.name).exists() or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+            continue
+        if _checksum(blob) != blob.name:
+            blob.unlink()
+            raise OSError(f"a file from the hub has not the checksum {blob.name} that the hub gave; it was removed")
+        (done / blob.name).touch()
+
+
+def _checksum(blob: Path) -> str:
+    digest = hashlib.sha256()
+    if len(blob.name) == 40:
+        digest = hashlib.sha1(b"blob %d\0" % blob.stat().st_size, usedforsecurity=False)
+    with blob.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _builtin_tiny() -> Path:

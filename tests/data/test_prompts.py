@@ -84,16 +84,28 @@ def test_rows_without_a_usable_prompt_are_counted(tmp_path):
     assert [prompt.text for prompt in prompts] == ["ok"]
     assert (report.read, report.used) == (11, 1)
     assert report.dropped == {
-        "prompt is empty": 3,
-        "prompt is null": 1,
-        "prompt is neither text nor a list of chat messages": 2,
-        "last message is the assistant's": 1,
-        "prompt has half a character (a lone surrogate)": 1,
-        "label is null": 1,
+        "column `prompt` is empty": 3,
+        "column `prompt` is null": 1,
+        "column `prompt` is a number; expected text or a list of chat messages": 1,
+        "column `prompt` is a list, but not of chat messages ({role, content}, both text)": 1,
+        "column `prompt` holds chat messages; set data.chat=true": 1,
+        "column `prompt` has half a character (a lone surrogate)": 1,
+        "column `answer` is null": 1,
         "longer than 8 tokens (rollout.max_prompt_tokens)": 1,
     }
     assert "1 of 11 prompts" in str(report)
-    assert "dropped 3: prompt is empty (first: row 2)" in str(report)
+    assert "dropped 3: column `prompt` is empty (first: row 2)" in str(report)
+
+
+def test_a_strict_run_stops_at_the_first_bad_row(tmp_path):
+    rows = {"prompt": "a"}, {"prompt": None}, {"prompt": ""}
+    with pytest.raises(DataError, match=r"rows\.jsonl, row 2: column `prompt` is null\ndata\.strict=true"):
+        load(tmp_path, *rows, strict=True)
+
+
+def test_a_column_that_only_some_rows_lack_is_counted(tmp_path):
+    _, report = load(tmp_path, {"prompt": "a"}, {"text": "b"})
+    assert report.dropped == {"column `prompt` is missing": 1}
 
 
 def test_length_counts_special_tokens(tmp_path):
@@ -103,14 +115,18 @@ def test_length_counts_special_tokens(tmp_path):
 
 
 ERRORS: dict[str, tuple[list[Any], dict[str, Any], str]] = {
-    "column": ([{"prompt": "a"}, {"text": "b", "x": 1}], {}, r"row 2 has no column `prompt`; its columns are: text, x"),
+    "column": ([{"text": "b", "x": 1}, {"prompt": "a"}], {}, r"row 1 has no column `prompt`; its columns are: text, x"),
     "label": ([{"prompt": "a"}], {"label_column": "gold"}, r"row 1 has no column `gold`; its columns are: prompt"),
     "all dropped": ([{"prompt": ""}], {}, r"no usable prompt in column `prompt`\n.*0 of 1(.|\n)*is empty"),
     "template": ([{"prompt": "a"}], {"template": "x"}, r"data\.template has no \{prompt\}"),
     "chat": ([{"prompt": "a"}], {"chat": True}, r"has no chat template"),
     "system": ([{"prompt": "a"}], {"system": "x"}, r"data\.system is only used with data\.chat=true"),
     "messages": ([{"prompt": [{"role": "user", "content": "a"}]}], {}, r"row 1: .*set data\.chat=true"),
-    "both": ([{"prompt": [{"role": "user", "content": "a"}]}], {"template": "{prompt}"}, r"data\.template goes around"),
+    "both": (
+        [{"prompt": [{"role": "user", "content": "a"}]}],
+        {"template": "{prompt}", "chat": True, "chat_template": CHAT},
+        r"row 1: column `prompt` holds messages, and data\.template goes around text",
+    ),
 }
 
 
@@ -121,10 +137,11 @@ def test_errors_name_the_key_or_the_row(name, tmp_path):
         load(tmp_path, *rows, **keys)
 
 
-def test_a_chat_template_that_refuses_names_the_row(tmp_path):
-    refuse = "{{ raise_exception('no system role') }}"
-    with pytest.raises(DataError, match="row 1: .*refuses the messages: no system role"):
-        load(tmp_path, {"prompt": "a"}, chat=True, chat_template=refuse)
+def test_a_row_that_the_chat_template_refuses_is_counted(tmp_path):
+    refuse = "{% if messages[0]['content'] == 'b' %}{{ raise_exception('no b') }}{% endif %}" + CHAT
+    _, report = load(tmp_path, {"prompt": "a"}, {"prompt": "b"}, chat=True, chat_template=refuse)
+    assert report.dropped == {"the chat template refuses the messages: no b": 1}
+    assert report.examples == {"the chat template refuses the messages: no b": 2}
 
 
 def test_toy_prompts_are_their_labels():
