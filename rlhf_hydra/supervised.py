@@ -19,6 +19,7 @@ from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.layout import eval_data
 from rlhf_hydra.config.schema import Data, RunConfig
 from rlhf_hydra.data.examples import Examples, load_examples
+from rlhf_hydra.data.store import cache_folder
 from rlhf_hydra.driver import Clock, settle, tracked
 from rlhf_hydra.exam import Exam, with_deviation
 from rlhf_hydra.interrupts import Interrupts
@@ -77,7 +78,9 @@ def prepare(run: RunConfig, tokenizer: Any, note: Note) -> tuple[Lessons, Lesson
     """Examples to learn from, and those of the evaluation, which are taken from the same data unless it has its own."""
 
     def load(data: Data, what: str) -> Examples:
-        examples, report = load_examples(data, run.supervised, tokenizer, run.model.context_tokens, run.seed)
+        examples, report = load_examples(
+            data, run.supervised, tokenizer, run.model.context_tokens, run.seed, cache_folder()
+        )
         note(f"{what}{report}")
         return examples
 

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from rlhf_hydra import driver, supervised
 from rlhf_hydra.config.check import checked_run
-from rlhf_hydra.config.schema import RunConfig
-from rlhf_hydra.driver import train
+from rlhf_hydra.config.compose import Composer
+from rlhf_hydra.config.schema import Algo, RunConfig, Supervised
+from rlhf_hydra.config.store import find_conf_dir
 from rlhf_hydra.tracking import jsonl
 
 SMALL = [
@@ -17,6 +19,13 @@ SMALL = [
 """Enough to pass through everything, over in a second a step."""
 
 
+def algorithms(family: type[Algo]) -> list[str]:
+    """The choices of `conf/algo` that belong to a family."""
+    composer = Composer()
+    names = sorted(path.stem for path in (find_conf_dir() / "algo").glob("*.yaml"))
+    return [name for name in names if isinstance(composer.compose([f"algo={name}"]).run.algo, family)]
+
+
 def compose(*overrides: str) -> RunConfig:
     critic = ["critic.samples_per_update=16"] if "algo=ppo" in overrides and "model=tiny" in overrides else []
     return checked_run([*critic, *overrides])
@@ -25,7 +34,9 @@ def compose(*overrides: str) -> RunConfig:
 def run(folder: Path, *overrides: str, resume: bool = False) -> list[dict[str, float]]:
     """Train in this process; the metrics of all steps without times."""
     folder.mkdir(exist_ok=True)
-    train(compose(*overrides), folder, " ".join(["python -m rlhf_hydra", *overrides]), resume=resume)
+    config = compose(*overrides)
+    train = supervised.train if isinstance(config.algo, Supervised) else driver.train
+    train(config, folder, " ".join(["python -m rlhf_hydra", *overrides]), resume=resume)
     return metrics(folder)
 
 

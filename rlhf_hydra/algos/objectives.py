@@ -155,9 +155,9 @@ def prm_loss(odds: Tensor, batch: RolloutBatch, totals: Totals, cfg: PRM) -> tup
 
     `accuracy`: share of steps whose likelier token is the label's; a label of 0.5 is neither's.
     """
-    weights = batch.response_mask.float() / max(totals.tokens, 1)
-    good = given(batch.step_labels, "step_labels")
-    loss = (weights * step_odds(odds.float(), good)).sum()
+    weights, good = batch.response_mask.float() / max(totals.tokens, 1), given(batch.step_labels, "step_labels")
+    odds = odds.float().masked_fill(~batch.response_mask, 0)
+    loss = (weights * step_odds(odds, good)).sum()
     return loss, {"loss": loss, "accuracy": (weights * (odds * (good - 0.5) > 0)).sum()}
 
 

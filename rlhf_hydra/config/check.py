@@ -13,11 +13,11 @@ from omegaconf import MISSING
 
 from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, one_of
-from rlhf_hydra.config.layout import needs_critic
+from rlhf_hydra.config.layout import unread_parts
 from rlhf_hydra.config.resolve import resolve
-from rlhf_hydra.config.rules import RL_RULES, RULES, Rule
+from rlhf_hydra.config.rules import RL_RULES, RULES, SUPERVISED_RULES, Rule
 from rlhf_hydra.config.saved import load_run_yaml
-from rlhf_hydra.config.schema import RL, RunConfig, Section
+from rlhf_hydra.config.schema import RL, RunConfig, Section, Supervised
 
 COMPARE = {"ge": (ge, "at least"), "gt": (gt, "more than"), "le": (le, "at most"), "lt": (lt, "less than")}
 
@@ -57,7 +57,7 @@ def check(run: RunConfig, origins: Mapping[str, str] | None = None) -> list[Prob
     origins = origins or {}
     found = list(check_values(run))
     if not any(problem.rule == "missing" and problem.key.split(".")[0] not in MAY_LACK for problem in found):
-        rules = [*RULES, *(RL_RULES if isinstance(run.algo, RL) else [])]
+        rules = [*RULES, *(RL_RULES if isinstance(run.algo, RL) else SUPERVISED_RULES)]
         found += [problem for rule in rules for problem in named(rule, run)]
     found += unread(run, origins)
     return [locate(problem, run, origins) for problem in found]
@@ -73,6 +73,7 @@ def locate(problem: Problem, run: RunConfig, origins: Mapping[str, str]) -> Prob
     for key in problem.key.split("."):
         value = value.get(key) if isinstance(value, dict) else vars(value).get(key)
     shown = None if isinstance(value, Section | dict) or value == MISSING else value
+    shown = str(shown) if isinstance(shown, list) else shown  # problems are collected, and so must be hashable
     return replace(problem, value=shown, where=origins.get(problem.key, ""))
 
 
@@ -97,6 +98,9 @@ def missing(name: str) -> Problem:
         return Problem(
             "missing", name, "no source of rewards", "Choose one: reward=rule, function, model or composite."
         )
+    if name == "algo.teacher.path":
+        fix = "Set it to a folder or hub id of a language model with the policy's vocabulary."
+        return Problem("missing", name, "no teacher to learn from", fix)
     return Problem("missing", name, "must be given", f"Add {name}=VALUE.")
 
 
@@ -111,19 +115,17 @@ def check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> Iterator[
         yield Problem("range", name, f"must be {wanted}")
 
 
-UNREAD: tuple[str, ...] = ("rollout", "engine", "critic", "guard", "reward")
-"""Sections that supervised runs do not read."""
-
-
 def unread(run: RunConfig, origins: Mapping[str, str]) -> list[Problem]:
-    """Somebody set keys of a section that this algorithm does not read."""
-    if not isinstance(run.algo, RL):
-        sections, says, fix = UNREAD, "does not sample, and reads no {}", "Drop it, or take an algorithm that samples."
-    else:
-        sections = () if needs_critic(run) else ("critic",)
-        says, fix = "has no {}", "Drop it, or take an algorithm with a critic, such as algo=ppo."
-    named = [key for key, where in origins.items() if key.split(".")[0] in sections and is_deliberate(where)]
-    return [Problem("unread", key, f"algo={run.algo.name} {says.format(key.split('.')[0])}", fix) for key in named]
+    """Somebody set keys that this algorithm does not read."""
+    says, fix = "has no {}", "Drop it, or take an algorithm with a critic, such as algo=ppo."
+    if isinstance(run.algo, Supervised):
+        says, fix = "does not sample, and reads no {}", "Drop it, or take an algorithm that samples."
+    found = []
+    for key in (key for key, where in origins.items() if is_deliberate(where)):
+        for part in unread_parts(run):
+            if key == part or key.startswith(f"{part}."):
+                found.append(Problem("unread", key, f"algo={run.algo.name} {says.format(part)}", fix))
+    return found
 
 
 def is_deliberate(where: str) -> bool:

@@ -9,6 +9,15 @@ from rlhf_hydra.config.schema import GAE, RL, CompositeReward, Data, ModelReward
 
 TRAINED = ("policy", "critic")
 
+UNREAD = (
+    *("rollout", "engine", "critic", "reward"),
+    *(f"guard.{name}" for name in ("kl_max", "entropy_min", "reward_drop", "action")),
+    *(f"eval.{name}" for name in ("reward", "source_column", "samples_per_prompt", "temperature", "top_p")),
+    *(f"eval.{name}" for name in ("k", "correct_at")),
+    *(f"cluster.placement.{name}" for name in ("critic", "reference", "reward", "engine")),
+)
+"""What supervised runs do not read: they have one role, and neither sample nor score."""
+
 
 @dataclass(frozen=True)
 class RoleLayout:
@@ -27,6 +36,13 @@ def needs_critic(run: RunConfig) -> bool:
 
 def needs_reference(run: RunConfig) -> bool:
     return isinstance(run.algo, RL) and run.algo.kl.coef > 0
+
+
+def unread_parts(run: RunConfig) -> tuple[str, ...]:
+    """Sections and keys that the run does not read."""
+    if isinstance(run.algo, RL):
+        return () if needs_critic(run) else ("critic",)
+    return UNREAD
 
 
 def reward_parts(reward: Reward) -> Iterator[Reward]:

@@ -28,8 +28,15 @@ from rlhf_hydra.config.layout import (
 from rlhf_hydra.config.memory import ENGINE_WEIGHTS_SHARE, engine_weights_gib, gpu_floor, host_floor
 from rlhf_hydra.config.resolve import resolve, tensor_parallel_sizes
 from rlhf_hydra.config.schema import (
+    DPO,
     GAE,
+    KD,
+    KTO,
+    ORPO,
+    PRM,
     RL,
+    RM,
+    SFT,
     CompositeReward,
     Data,
     FunctionReward,
@@ -40,11 +47,14 @@ from rlhf_hydra.config.schema import (
     Returns,
     RuleReward,
     RunConfig,
+    SimPO,
     ToyData,
     Trained,
 )
 
 Rule = Callable[[RunConfig], Iterator[Problem]]
+PAIRS = (RM, DPO, SimPO, ORPO)
+"""Objectives that learn from pairs."""
 FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
@@ -567,6 +577,87 @@ def host_memory(run: RunConfig) -> Iterator[Problem]:
         yield Problem("", "cluster.memory_gib", says, fix)
 
 
+# --------------------------------------------------------------------------------------------------- supervised
+
+
+def own_data(run: RunConfig) -> list[tuple[str, Data]]:
+    """Sources whose columns somebody has to name."""
+    return [(key, data) for key, data in named_data(run) if not isinstance(data, ToyData)]
+
+
+def columns(run: RunConfig) -> Iterator[Problem]:
+    """What the objective reads has a column."""
+    algo = run.algo
+    for key, data in own_data(run):
+        if data.prompt_column is None and not isinstance(algo, PAIRS):
+            yield Problem("", f"{key}.prompt_column", f"only pairs can do without, and algo={algo.name} takes none")
+        if isinstance(algo, PRM) and data.steps_column is None:
+            says = "a process reward model learns from labelled steps"
+            yield Problem("", f"{key}.steps_column", says, "Set it to the column with the labels of the steps.")
+        if reads_responses(run, data) and not (data.chat or data.response_column or data.response_marker):
+            fix = f"Set it, or {key}.response_marker; for chat messages {key}.chat=true."
+            yield Problem("", f"{key}.response_column", "nothing says where the response begins", fix)
+
+
+def reads_responses(run: RunConfig, data: Data) -> bool:
+    """Whether a row is one text, of which a part is learned."""
+    algo = run.algo
+    return isinstance(algo, KD) or (
+        algo.learn != "all" if isinstance(algo, SFT) else isinstance(algo, KTO) and data.desirable_column is not None
+    )
+
+
+def assistant_turns(run: RunConfig) -> Iterator[Problem]:
+    for key, data in named_data(run):
+        if isinstance(run.algo, SFT) and run.algo.learn == "assistant" and not data.chat:
+            says = f"needs conversations, and {key} holds texts"
+            yield Problem("", "algo.learn", says, f"Set {key}.chat=true, or algo.learn=response.")
+
+
+def step_words(run: RunConfig) -> Iterator[Problem]:
+    words = run.data.step_tokens
+    if isinstance(run.algo, PRM) and (len(words) != 2 or len(set(words)) != 2):
+        fix = "Write data.step_tokens=[+,-], for example."
+        yield Problem("", "data.step_tokens", "must be two, one for good and one for bad", fix)
+
+
+def teacher(run: RunConfig) -> Iterator[Problem]:
+    if isinstance(run.algo, KD) and is_absent(run.algo.teacher.path):
+        yield no_such_file("algo.teacher.path", run.algo.teacher.path)
+
+
+def fixed_reference(run: RunConfig) -> Iterator[Problem]:
+    """A reference is asked once, before the first step; most objectives have none."""
+    path = run.reference.path
+    if path is not None and not isinstance(run.algo, DPO | KTO):
+        yield Problem("", "reference.path", f"algo={run.algo.name} has no reference", "Drop it.")
+    elif path is not None and is_absent(path):
+        yield no_such_file("reference.path", path)
+    for name, used in (("ema", run.reference.ema is not None), ("refresh_every", run.reference.refresh_every > 0)):
+        if used:
+            yield Problem("", f"reference.{name}", "without sampling, the reference never changes", "Drop it.")
+
+
+def longest_row(run: RunConfig) -> Iterator[Problem]:
+    for key, data in named_data(run):
+        if data.max_tokens > run.model.context_tokens:
+            says = f"model={run.model.name} reads {run.model.context_tokens} tokens"
+            yield Problem("", f"{key}.max_tokens", says, "Set it to at most that, or to 0.")
+
+
+def patience(run: RunConfig) -> Iterator[Problem]:
+    cfg = run.checkpoint
+    if cfg.patience is not None and not (cfg.best or "").startswith("eval/"):
+        fix = "Set checkpoint.best=eval/loss checkpoint.best_mode=min, for example."
+        yield Problem("", "checkpoint.patience", "counts evaluations without a better checkpoint.best", fix)
+
+
+def endless_patience(run: RunConfig) -> Iterator[Problem]:
+    if run.checkpoint.patience is not None:
+        says = f"algo={run.algo.name} does all of its steps"
+        yield Problem("", "checkpoint.patience", says, "Drop it; the best checkpoint is kept anyway.")
+
+
 # --------------------------------------------------------------------------------------------------------- task
 
 
@@ -583,7 +674,9 @@ def some_steps(run: RunConfig) -> Iterator[Problem]:
 
 
 RULES: list[Rule] = [
+    batch_covers_workers,
     data_source,
+    data_template,
     model_folder,
     best_metric,
     placement,
@@ -615,10 +708,8 @@ RL_RULES: list[Rule] = [
     warm_up,
     guarded_kl,
     batch_divides,
-    batch_covers_workers,
     context,
     response_lengths,
-    data_template,
     letters_only,
     evaluation,
     reward_source,
@@ -627,5 +718,17 @@ RL_RULES: list[Rule] = [
     tensor_parallel,
     engine_hardware,
     engine_memory,
+    endless_patience,
 ]
 """Of runs that sample."""
+
+SUPERVISED_RULES: list[Rule] = [
+    columns,
+    assistant_turns,
+    step_words,
+    teacher,
+    fixed_reference,
+    longest_row,
+    patience,
+]
+"""Of runs that learn from given texts."""

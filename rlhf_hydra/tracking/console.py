@@ -5,7 +5,7 @@ import shlex
 import statistics
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from rlhf_hydra.config.layout import unread_parts
 from rlhf_hydra.config.schema import RunConfig, Section
 from rlhf_hydra.tracking import jsonl
 from rlhf_hydra.tracking.tracker import Status, Tracker
@@ -116,17 +117,19 @@ class Terminal(Tracker):
 
 
 def config_tree(run: RunConfig) -> Tree:
-    """The whole config: a branch per section, its values behind its name, bright where they differ from the schema."""
+    """What the run reads: a branch per section, its values behind its name, bright where they are not the schema's."""
     usual = type(run)()
     tree = Tree(_label("run", run, usual), guide_style="dim")
-    _grow(tree, run, usual)
+    _grow(tree, run, usual, unread_parts(run))
     return tree
 
 
-def _grow(tree: Tree, section: Section, reference: Section) -> None:
+def _grow(tree: Tree, section: Section, reference: Section, hidden: Sequence[str] = ()) -> None:
     usual = _values(reference)
     for key, value in _values(section).items():
         for name, child in _sections(key, value):
+            if name in hidden:
+                continue
             default = usual.get(key)
             like = default if type(default) is type(child) else type(child)()
             _grow(tree.add(_label(name, child, like)), child, like)
