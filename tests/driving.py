@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import yaml
+
 from rlhf_hydra.config.check import checked_run
-from rlhf_hydra.config.schema import RunConfig
+from rlhf_hydra.config.schema import RL, SCHEMAS, RunConfig
+from rlhf_hydra.config.store import find_conf_dir
 from rlhf_hydra.driver import train
 from rlhf_hydra.tracking import jsonl
 
@@ -15,6 +18,19 @@ SMALL = [
     "policy.samples_per_update=8",
 ]
 """Enough to pass through everything, over in a second a step."""
+
+
+def rl_algorithms() -> list[str]:
+    """Every choice of `algo` that samples, new files included."""
+    folder = find_conf_dir() / "algo"
+
+    def schema(name: str) -> str:
+        """What the file, or the one that it varies, takes its keys from."""
+        first = yaml.safe_load((folder / f"{name}.yaml").read_text())["defaults"][0]
+        return schema(first) if isinstance(first, str) else next(iter(first.values()))
+
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    return [name for name in names if issubclass(SCHEMAS[f"algo/{schema(name)}"], RL)]
 
 
 def compose(*overrides: str) -> RunConfig:

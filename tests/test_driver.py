@@ -3,16 +3,13 @@
 from pathlib import Path
 
 import pytest
-from driving import SMALL, compose, largest_difference, metrics, run
+from driving import SMALL, compose, largest_difference, metrics, rl_algorithms, run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlhf_hydra.config.store import find_conf_dir
 from rlhf_hydra.tracking import jsonl
 
-RL = sorted(path.stem for path in (find_conf_dir() / "algo").glob("*.yaml"))
 
-
-@pytest.mark.parametrize("algo", RL)
+@pytest.mark.parametrize("algo", rl_algorithms())
 def test_every_algorithm_learns_the_toy_task(algo, tmp_path):
     rows = run(tmp_path, f"algo={algo}")
     rewards = [row["reward/mean"] for row in rows]
