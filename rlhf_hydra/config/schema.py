@@ -559,7 +559,8 @@ class Policy(Trained):
 class Critic(Trained):
     optim: Optim = part(Optim, lr=9e-6)
     path: Optional[str] = None
-    """Start of the critic: a reward model, or any language model. null: the policy's start, with a new head."""
+    """Start of the critic: a reward model, such as the run's own (`'critic.path=${reward.path}'`), or a language model.
+    null: the policy's start, with a new head."""
     warmup_steps: int = number(0, ge=0)
     """First steps of the run, in which the critic learns and the policy does not."""
 

@@ -17,13 +17,24 @@ class NoScorer(Failure, ValueError):
 class ValueModel(nn.Module):
     """`forward` gives a number per response token: the state's value before the token is chosen."""
 
-    def __init__(self, classifier: nn.Module) -> None:
+    def __init__(self, classifier: nn.Module, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
         self.classifier: Any = classifier
+        self.mean, self.std = mean, std
 
     @classmethod
-    def load(cls, folder: str, *, seed: int | None = None, trust_remote_code: bool = False) -> "ValueModel":
+    def load(
+        cls,
+        folder: str,
+        *,
+        seed: int | None = None,
+        trust_remote_code: bool = False,
+        mean: float = 0.0,
+        std: float = 1.0,
+    ) -> "ValueModel":
         """From a reward model, or from a language model with a new head, N(0, 1 / (hidden + 1)), drawn with `seed`.
+
+        What a reward model's head says is brought onto the scale of its normalised rewards, (output - `mean`) / `std`.
 
         Without `seed` the head must be in the folder (NoScorer otherwise): a random scorer is never what one wants.
         """
@@ -46,7 +57,7 @@ class ValueModel(nn.Module):
             generator = torch.Generator().manual_seed(seed or 0)
             weight = classifier.score.weight.data
             weight.normal_(0.0, (weight.shape[1] + 1) ** -0.5, generator=generator)
-        return cls(classifier)
+        return cls(classifier, mean, std) if has_head else cls(classifier)
 
     def forward(self, packed: Packed) -> Tensor:
         """[M] float32"""
@@ -55,4 +66,4 @@ class ValueModel(nn.Module):
     def score(self, packed: Packed, positions: Tensor) -> Tensor:
         """The head's output at these positions of the packed row; [k] float32."""
         hidden = self.classifier.base_model(**packed.model_inputs(), use_cache=False).last_hidden_state[0, positions]
-        return self.classifier.score(hidden).squeeze(-1).float()
+        return (self.classifier.score(hidden).squeeze(-1).float() - self.mean) / self.std

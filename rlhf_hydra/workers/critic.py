@@ -19,9 +19,10 @@ from rlhf_hydra.workers.base import Shard, forward_rows, update
 class CriticWorker:
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.run, self.rank = run, rank
-        model = ValueModel.load(
-            folder, seed=derive(run.seed, "critic head"), trust_remote_code=run.model.trust_remote_code
-        )
+        shaping, seed = run.rl.shaping, derive(run.seed, "critic head")
+        mean, std = (shaping.mean, shaping.std) if shaping.normalize == "stored" else (0.0, 1.0)
+        trust = run.model.trust_remote_code
+        model = ValueModel.load(folder, seed=seed, trust_remote_code=trust, mean=mean, std=std)
         if run.strategy.gradient_checkpointing:
             model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
         self.algorithm = algorithm(run.rl, run.rollout)

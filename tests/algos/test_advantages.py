@@ -55,6 +55,14 @@ def test_environment_tokens_do_not_decay():
     assert g[0].tolist() == pytest.approx([0.929, 0.951, 0, 0, 0.975, 1], abs=5e-4)
 
 
+def test_counting_environment_tokens_as_steps_of_value_zero_would_decay():
+    """Golden values of the gap: delta_2 = 0 - 0.5, delta_4 = 0.5, A_2 = -0.5 + 0.95 * (0.95 * (0.5 + 0.95 * 0.475)),
+    A_1 = 0.95 * A_2: what `gae` gives when it is told that the policy made these tokens."""
+    r, v = tensor([[0.0, 0, 0, 0, 0, 1]]), tensor([[0.5, 0.5, 0, 0, 0.5, 0.5]])
+    a, _ = gae(r, v, torch.ones(1, 6, dtype=torch.bool), gamma=1, lam=0.95)
+    assert a[0, [0, 1, 4, 5]].tolist() == pytest.approx([0.341, 0.359, 0.475, 0.5], abs=5e-4)
+
+
 def test_gae_by_hand_with_discount():
     a, _ = gae(tensor([[1.0, 2.0]]), tensor([[3.0, 4.0]]), ALL[:, :2], gamma=0.5, lam=0.5)
     # delta_2 = 2 - 4 = -2; delta_1 = 1 + 0.5 * 4 - 3 = 0; A_1 = 0 + 0.25 * -2

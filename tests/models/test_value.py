@@ -56,6 +56,15 @@ def test_a_head_in_the_folder_is_kept(tiny, tmp_path):
     assert torch.equal(ValueModel.load(folder, seed=1).classifier.score.weight, stored)
 
 
+def test_a_reward_models_head_is_brought_onto_the_scale_of_normalised_rewards(tiny, tmp_path, random_rows):
+    """(v - 2) / 4 for a head that came with the folder; a new one is as it is."""
+    packed = pack(random_rows([(3, 6)], vocabulary=16))
+    for folder, scaled in ((save_classifier(tmp_path, tiny), True), (tiny, False)):
+        plain = ValueModel.load(folder, seed=1).eval()(packed)
+        found = ValueModel.load(folder, seed=1, mean=2.0, std=4.0).eval()(packed)
+        torch.testing.assert_close(found, (plain - 2) / 4 if scaled else plain)
+
+
 def test_several_outputs_are_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match="3 outputs; a reward model has one"):
         ValueModel.load(save_classifier(tmp_path, tiny, labels=3))

@@ -1,10 +1,13 @@
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rlhf_hydra.algos.losses import StepTotals
 from rlhf_hydra.cluster.group import LocalGroup
 from rlhf_hydra.cluster.roles import TokenModel, shards
-from rlhf_hydra.config.schema import PPO, Critic, Optim
+from rlhf_hydra.config.schema import PPO, Critic, ModelReward, Optim, Shaping
+from rlhf_hydra.models.packed import pack
+from rlhf_hydra.models.value import ValueModel
 from rlhf_hydra.strategy.base import Rank
 from rlhf_hydra.workers.critic import CriticWorker
 
@@ -79,3 +82,20 @@ def test_goes_on_exactly_after_save_and_load(run, tiny, rollout, tmp_path):
     resumed.load(tmp_path)
     assert resumed.step(part, StepTotals.of(rollout)) == metrics
     assert torch.equal(resumed.values(part), straight.values(part))
+
+
+@pytest.mark.parametrize("normalize", ["none", "stored"])
+def test_starts_from_the_runs_reward_model(make_run, tiny, tmp_path, rollout, normalize):
+    """`critic.path` is the reward's: head included, on the scale on which the rewards will be."""
+    torch.manual_seed(1)
+    config = AutoConfig.from_pretrained(tiny, num_labels=1)
+    AutoModelForSequenceClassification.from_pretrained(tiny, config=config).save_pretrained(tmp_path)
+    algo = PPO(name="ppo", shaping=Shaping(normalize=normalize, mean=0.5, std=2.0))
+    run = make_run(algo=algo, reward=ModelReward(name="model", path=str(tmp_path)), critic=Critic(path=str(tmp_path)))
+    (part,), _ = shards(rollout, 1, MAX_TOKENS)
+    values = CriticWorker(run, str(tmp_path), Rank()).values(part)
+    packed = pack(part.batch)
+    with torch.no_grad():
+        scores = packed.unpack(ValueModel.load(str(tmp_path)).eval()(packed))
+    wanted = scores if normalize == "none" else (scores - 0.5) / 2 * part.batch.response_mask
+    torch.testing.assert_close(values, wanted, atol=1e-5, rtol=0)
