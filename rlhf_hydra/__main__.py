@@ -222,7 +222,7 @@ def look_back(args: Namespace, composer: Composer) -> None:
     else:
         from rlhf_hydra.sweep.compare import print_comparison
 
-        print_comparison(*folders)
+        print_comparison(folders[0], folders[1])
 
 
 def find_folders(run: RunConfig) -> list[Path]:

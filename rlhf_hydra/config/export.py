@@ -14,7 +14,7 @@ from rlhf_hydra.config.resolve import resolve
 from rlhf_hydra.config.saved import plain
 from rlhf_hydra.config.schema import RunConfig, Section
 
-PLACES = ("task", "outputs", "run")
+PLACES = ("task", "outputs", "run", "sweep")
 """What is done with a run, and where it writes: no part of an experiment."""
 
 

@@ -579,12 +579,12 @@ class ReportTask(Task):
     """What is best among the trials of a report. A sweep has written down its own; what is set here counts instead."""
 
     objective: Optional[str] = None
-    """Metric whose last value decides. null: the sweep's, or else `eval/mean`, or else `reward/mean`."""
+    """Metric whose last value decides. null: the sweep's, or else `eval/pass@k` where there were evaluations; without
+    any, none is the best."""
     direction: Optional[str] = choice(None, "max", "min")
     """Whether the largest or the smallest is the best. null: the sweep's, or else `max`."""
     constraints: List[str] = field(default_factory=list)
-    """What the best must meet besides, each `METRIC <= NUMBER`; `kl`, `reward`, `eval`, `length`, `entropy` are short
-    for metrics."""
+    """What the best must meet besides, each `METRIC <= NUMBER`, such as `kl <= 0.2`."""
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The interactive figures of the page, as Plotly's own JSON; `templates/page.js` draws, colours and toggles them.
 
-Every trace says in `meta` which trial it belongs to (its number in the sweep), so that one click hides a trial everywhere.
+Every trace says in `meta` which trial it belongs to (its number in the sweep), so one click hides a trial everywhere.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ from rlhf_hydra.sweep.scales import KINDS, Scale, scale, spread
 
 Figure = dict[str, Any]
 
+FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 INK, FAINT, GRID = "#1f2933", "#66727f", "#e8ebef"
 TITLES = {
     findings.KL: "KL to the reference, nats per token",
@@ -117,7 +118,7 @@ def curves(report: Report, metric: str) -> Figure:
         for number, trial in enumerate(report.sweep.trials)
         if (curve := trial.curves.get(metric))
     ]
-    return {"data": data, "layout": layout(270, title=title(metric), xaxis={"title": {"text": "step"}})}
+    return {"data": data, "layout": layout(250, title=title(metric), xaxis={"title": {"text": "step"}})}
 
 
 def columns(report: Report) -> list[Scale]:
@@ -140,7 +141,7 @@ def parallel(report: Report) -> Figure:
             data.append(
                 trace(number, list(range(len(axes))), heights, "lines+markers")
                 | {
-                    "line": {"width": 2.2, "shape": "spline", "smoothing": 0.7},
+                    "line": {"width": 2},
                     "marker": {"size": 7},
                     "hovertemplate": f"{label(report, trial)}<extra></extra>",
                 }
@@ -152,14 +153,12 @@ def parallel_layout(axes: list[Scale]) -> Figure:
     """Upright axes with their ticks."""
     ticks = [
         {"x": x, "y": place, "text": text, "showarrow": False, "xanchor": "right", "xshift": -9}
-        | {"font": {"size": 11, "color": FAINT}, "bgcolor": "rgba(255,255,255,0.75)", "borderpad": 1}
+        | {"font": {"size": 11, "color": FAINT}, "bgcolor": "rgba(255,255,255,0.85)", "borderpad": 1}
         for x, axis in enumerate(axes)
         for place, text in axis.ticks
     ]
-    lines = [
-        {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": {"color": "#9aa5b1", "width": 1.2}, "layer": "below"}
-        for x in range(len(axes))
-    ]
+    upright = {"type": "line", "y0": 0, "y1": 1, "line": {"color": "#9aa5b1", "width": 1.2}, "layer": "below"}
+    lines = [upright | {"x0": x, "x1": x} for x in range(len(axes))]
     names = [wrapped(axis.key) for axis in axes]
     xaxis = {"tickvals": list(range(len(axes))), "ticktext": names, "side": "top", "showgrid": False, "zeroline": False}
     xaxis |= {"range": [-0.45, len(axes) - 0.75], "tickfont": {"size": 12, "color": INK}, "fixedrange": True}
@@ -183,7 +182,10 @@ def main_effect(report: Report, effect: findings.Effect) -> Figure:
     }
     dots = [
         trace(number, [shown(trial.value(effect.key))], [value], "markers")
-        | {"marker": {"size": 9, "opacity": 0.8}, "hovertemplate": f"{label(report, trial)}<br>%{{y:.4g}}<extra></extra>"}
+        | {
+            "marker": {"size": 9, "opacity": 0.8},
+            "hovertemplate": f"{label(report, trial)}<br>%{{y:.4g}}<extra></extra>",
+        }
         for number, trial in enumerate(report.sweep.trials)
         if trial.state == "done" and (value := trial.last(report.objective)) is not None
     ]
@@ -201,12 +203,14 @@ def trace(number: int, x: Any, y: Any, mode: str) -> Figure:
 
 def layout(height: int, title: str = "", **axes: Figure) -> Figure:
     found: Figure = {"height": height, "paper_bgcolor": "white", "plot_bgcolor": "white", "hovermode": "closest"}
-    found["font"] = {"family": "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif", "size": 12, "color": INK}
-    found["margin"] = {"l": 56, "r": 16, "t": 40 if title else 16, "b": 46}
+    found["font"] = {"family": FONT, "size": 12, "color": INK}
+    found["margin"] = {"l": 56, "r": 16, "t": 40 if title else 16, "b": 40}
     found["hoverlabel"] = {"bgcolor": "white", "bordercolor": "#c5ccd3", "font": {"color": INK}, "align": "left"}
     if title:
         found["title"] = {"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 13, "color": INK}}
     for name in ("xaxis", "yaxis"):
         usual = {"gridcolor": GRID, "zeroline": False, "linecolor": "#c5ccd3", "tickfont": {"size": 11, "color": FAINT}}
         found[name] = usual | {"automargin": True} | axes.get(name, {})
+        if "title" in found[name]:
+            found[name]["title"] = found[name]["title"] | {"standoff": 6, "font": {"size": 11, "color": FAINT}}
     return found

@@ -1,11 +1,15 @@
-"""What a set of trials shows: the best, the frontier, the effect of each key, signs of reward hacking, differences."""
+"""What a set of trials shows: the best, the frontier, the effect of each key, signs of reward hacking, differences.
 
-import operator
+A trial's value of a metric is the last one that was logged; the exported model is the one after that step.
+"""
+
 import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rlhf_hydra.config.conditions import parse_condition
+from rlhf_hydra.config.export import PLACES
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.sweep.runs import Curve, Sweep, Trial, Value
 
@@ -16,13 +20,11 @@ KL, REWARD, EVAL, LENGTH, ENTROPY = (
     "response/tokens_mean",
     "policy/entropy",
 )
-PLACES = ("outputs", "run", "task")
-"""Keys, and sections, that say where a run writes or what is done with it, not what it computes."""
 
 MIN_STEPS = 8
 """Values that a curve needs before its shape is judged."""
-KL_SPEED_UP = 2.0
-"""KL runs away when it grows this many times as much in the second half of the run as in the first."""
+KL_SPEED_UP = 1.5
+"""KL runs away when it grows more than this many times as much in the second half of the run as in the first."""
 KL_NOTICEABLE = 0.1
 """nats per token, below which KL is not judged."""
 LENGTH_FACTOR = 2.0
@@ -30,20 +32,13 @@ LENGTH_FACTOR = 2.0
 EVAL_LOSS = 0.25
 """Share of what the evaluation had gained that must be lost again for it to count as falling."""
 
-SIGNS = ("<=", ">=", "<", ">")
-COMPARE = dict(zip(SIGNS, (operator.le, operator.ge, operator.lt, operator.gt), strict=True))
-SHORT = {"kl": KL, "reward": REWARD, "eval": EVAL, "length": LENGTH, "entropy": ENTROPY}
-"""Names that a constraint may use for metrics."""
-
 
 # ------------------------------------------------------------------------------------------------------------ axes
 
 
 def swept(sweep: Sweep) -> dict[str, list[Value]]:
-    """The keys that were varied, each with its values: those of the sweep, or the overrides that differ."""
-    if sweep.axes:
-        return {key: values for key, values in sweep.axes.items() if len(values) > 1}
-    keys = dict.fromkeys(key for trial in sweep.trials for key in trial.overrides)
+    """The keys that were varied, the sweep's own or else all overrides, each with the values that its trials have."""
+    keys = sweep.axes or dict.fromkeys(key for trial in sweep.trials for key in trial.overrides)
     values = {key: distinct(trial.value(key) for trial in sweep.trials) for key in keys if not is_place(key)}
     return {key: found for key, found in values.items() if len(found) > 1}
 
@@ -67,13 +62,20 @@ def is_number(value: Value) -> bool:
 
 
 def objective(sweep: Sweep) -> str:
-    """The metric that decides: the sweep's own, else the evaluation, else, where there is none, the training reward."""
-    return sweep.objective or (EVAL if any(EVAL in trial.curves for trial in sweep.trials) else REWARD)
+    """The metric that decides: the one that was named, else the evaluation's, else the training reward."""
+    logged = {metric for trial in sweep.trials for metric in trial.curves}
+    judged = sorted(metric for metric in logged if re.fullmatch(r"eval/pass@\d+", metric))
+    return sweep.objective or min(judged, key=len, default=EVAL if EVAL in logged else REWARD)
 
 
 def best(sweep: Sweep) -> Trial | None:
-    """The finished trial with the best last value of the objective that meets every constraint; ties: lower KL."""
+    """The finished trial with the best last value of the objective that meets every constraint; ties: lower KL.
+
+    None where nothing was evaluated and no objective was named: the training reward is no judge of itself.
+    """
     metric, sign = objective(sweep), -1 if sweep.direction == "max" else 1
+    if metric == REWARD and sweep.objective is None:
+        return None
     found = [trial for trial in finished(sweep) if not broken(trial, sweep.constraints)]
     ranked = [(sign * value, last_kl(trial), trial) for trial in found if (value := trial.last(metric)) is not None]
     return min(ranked, key=lambda item: item[:2])[2] if ranked else None
@@ -90,22 +92,12 @@ def finished(sweep: Sweep) -> list[Trial]:
 
 
 def broken(trial: Trial, constraints: Sequence[str]) -> list[str]:
-    """The constraints, such as `policy/kl <= 0.2`, that the last values do not meet; a value that is missing does not.
-
-    Raises:
-        Failure: a constraint is not of that form.
-    """
-    return [text for text in constraints if not is_met(trial, text)]
-
-
-def is_met(trial: Trial, constraint: str) -> bool:
-    match = re.fullmatch(r"\s*(\S+?)\s*(<=|>=|<|>)\s*(\S+)\s*", constraint)
+    """The constraints, such as `kl <= 0.2`, that its last values do not meet; a value that is missing meets none."""
+    last = {metric: value for metric in trial.curves if (value := trial.last(metric)) is not None}
     try:
-        metric, sign, limit = match[1], match[2], float(match[3])  # type: ignore[index]
-    except (TypeError, ValueError):
-        raise Failure(f"constraint '{constraint}': write METRIC <= NUMBER, as in 'policy/kl <= 0.2'") from None
-    value = trial.last(SHORT.get(metric, metric))
-    return value is not None and COMPARE[sign](value, limit)
+        return [text for text in constraints if not parse_condition(text).holds(last)]
+    except ValueError as error:
+        raise Failure(f"constraint {error}, as in 'kl <= 0.2'") from None
 
 
 # -------------------------------------------------------------------------------------------------------- frontier
@@ -178,8 +170,9 @@ def signs(trial: Trial) -> list[str]:
     - `LENGTH_FACTOR`: responses become that much longer, or shorter;
     - `EVAL_LOSS`: the evaluation has lost that share of what it had gained.
 
-    "Begins" and "ends" are means over the first and the last fifth of a curve. Curves of fewer than `MIN_STEPS`
-    values are not judged (an evaluation: of fewer than 3). A sign is a reason to read samples, not a verdict.
+    The beginning, the middle and the end are means over the first, middle and last fifth of a curve. Curves of fewer
+    than `MIN_STEPS` values are not judged (an evaluation: of fewer than 3). A sign is a reason to read samples, not a
+    verdict.
     """
     if not rises(trial.curves.get(REWARD, {})):
         return []
@@ -187,11 +180,13 @@ def signs(trial: Trial) -> list[str]:
     return [sign for sign in (*checks, eval_sign(trial.curves.get(EVAL, {}))) if sign]
 
 
-def ends(curve: Curve) -> tuple[float, float]:
-    """Means over the first and the last fifth."""
+def levels(curve: Curve) -> tuple[float, float, float]:
+    """Means over the first, the middle and the last fifth."""
     values = list(curve.values())
     fifth = max(1, len(values) // 5)
-    return statistics.fmean(values[:fifth]), statistics.fmean(values[-fifth:])
+    middle = (len(values) - fifth) // 2
+    begins, halfway, ends = values[:fifth], values[middle : middle + fifth], values[-fifth:]
+    return statistics.fmean(begins), statistics.fmean(halfway), statistics.fmean(ends)
 
 
 def rises(curve: Curve) -> bool:
@@ -200,28 +195,27 @@ def rises(curve: Curve) -> bool:
         return False
     values = list(curve.values())
     moves = [abs(after - before) for before, after in zip(values, values[1:], strict=False)]
-    begins, finishes = ends(curve)
-    return finishes - begins > statistics.median(moves)
+    begins, _, ends = levels(curve)
+    return ends - begins > statistics.median(moves)
 
 
 def kl_sign(curve: Curve) -> str:
-    if len(curve) < MIN_STEPS:
+    if not rises(curve):
         return ""
-    values = list(curve.values())
-    middle = len(values) // 2
-    first, second = values[middle] - values[0], values[-1] - values[middle]
-    if values[-1] < KL_NOTICEABLE or second <= KL_SPEED_UP * max(first, 0.0) or second <= 0:
+    begins, halfway, ends = levels(curve)
+    first, second = halfway - begins, ends - halfway
+    if ends < KL_NOTICEABLE or second <= KL_SPEED_UP * max(first, 0.0):
         return ""
-    return f"KL runs away: {first:+.3g} in the first half, {second:+.3g} in the second, now {values[-1]:.3g}"
+    return f"KL runs away: {first:+.3g} in the first half of the run, {second:+.3g} in the second"
 
 
 def length_sign(curve: Curve) -> str:
     if len(curve) < MIN_STEPS:
         return ""
-    begins, finishes = ends(curve)
-    if finishes >= LENGTH_FACTOR * begins:
-        return f"responses grow longer: {begins:.4g} -> {finishes:.4g} tokens"
-    return f"responses grow shorter: {begins:.4g} -> {finishes:.4g} tokens" if finishes * LENGTH_FACTOR <= begins else ""
+    begins, _, ends = levels(curve)
+    if ends >= LENGTH_FACTOR * begins:
+        return f"responses grow longer: {begins:.4g} -> {ends:.4g} tokens"
+    return f"responses grow shorter: {begins:.4g} -> {ends:.4g} tokens" if ends * LENGTH_FACTOR <= begins else ""
 
 
 def eval_sign(curve: Curve) -> str:

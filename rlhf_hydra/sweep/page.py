@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from rlhf_hydra.sweep import findings
 from rlhf_hydra.sweep.figures import figures, scales, title, trial_colors
 from rlhf_hydra.sweep.plots import draw
-from rlhf_hydra.sweep.report import Report, clock, cost, cost_name, ranked, short_key, shown, uses_gpus
+from rlhf_hydra.sweep.report import SHORT_NAMES, Report, clock, cost, cost_name, ranked, short_key, shown, uses_gpus
 from rlhf_hydra.sweep.runs import LOGS, METRICS, RUN, Trial
 
 LINKS = {RUN: "config", METRICS: "metrics", "samples.jsonl": "samples", "curves.png": "curves"}
@@ -58,7 +58,7 @@ def contents(report: Report) -> dict[str, Any]:
         "total_core_hours": sum(trial.core_hours for trial in trials),
         "uses_gpus": uses_gpus(report),
         "links": {trial.name: links(report.folder, trial) for trial in trials},
-        "defaults": {key: most(holders) for key, holders in report.differences.items()},
+        "names": SHORT_NAMES,
         "rules": findings,
     }
 
@@ -71,15 +71,10 @@ def states(trials: list[Trial]) -> dict[str, int]:
 
 def links(folder: Path, trial: Trial) -> list[tuple[str, str]]:
     """(text, address) of the trial's folder and of the files in it, relative to the report."""
-    files = LINKS | {next((log for log in LOGS if (trial.folder / log).exists()), "trial.log"): "log"}
+    files = LINKS | {next((log for log in LOGS if (trial.folder / log).exists()), LOGS[0]): "log"}
     found = [("folder", trial.folder)] + [(text, trial.folder / name) for name, text in files.items()]
     here = folder.resolve()
     return [(text, quote(os.path.relpath(path.resolve(), here))) for text, path in found if path.exists()]
-
-
-def most(holders: dict[Any, list[str]]) -> Any:
-    """The value that most trials have."""
-    return max(holders, key=lambda value: len(holders[value]))
 
 
 def embedded(report: Report) -> str:

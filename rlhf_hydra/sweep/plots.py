@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from rlhf_hydra.sweep import findings
 from rlhf_hydra.sweep.figures import FAINT, GRID, INK, columns, scales, title, trial_colors
-from rlhf_hydra.sweep.report import Report, shown, short_key
+from rlhf_hydra.sweep.report import Report, short_key, shown
 
 PLOTS = "plots"
 
@@ -85,7 +85,7 @@ def parallel(report: Report) -> Figure | None:
     figure, (axes,) = sheet(1, 1, 1.9 * len(scales) + 1.5, 4.0)
     for trial in findings.finished(report.sweep):
         values = [trial.value(scale.key) if scale.colors else trial.last(scale.key) for scale in scales]
-        heights = [scale.places.get(value) for scale, value in zip(scales, values, strict=True)]
+        heights: list[Any] = [scale.places.get(value) for scale, value in zip(scales, values, strict=True)]
         if None not in heights:
             axes.plot(range(len(scales)), heights, color=paint[trial.name], linewidth=1.7, marker="o", markersize=5)
     for x, scale in enumerate(scales):
@@ -109,7 +109,8 @@ def main_effects(report: Report) -> Figure | None:
         names = [shown(value) for value, _ in effect.values]
         for x, (_, reached) in enumerate(effect.values):
             axes.scatter([x] * len(reached), reached, s=28, color="#7b8794", alpha=0.8, zorder=3)
-        axes.plot(range(len(names)), effect.means, color=INK, linewidth=1.6, marker="_", markersize=16, markeredgewidth=2)
+        axes.plot(range(len(names)), effect.means, color=INK, linewidth=1.6)
+        axes.scatter(range(len(names)), effect.means, s=260, marker="_", color=INK, linewidth=2)
         axes.set_xticks(range(len(names)), names)
         axes.set_title(effect.key, loc="left", fontsize=10, color=INK)
         axes.margins(x=0.15)

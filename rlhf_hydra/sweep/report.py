@@ -69,11 +69,17 @@ def make_report(folders: Sequence[Path], task: ReportTask, outputs: Path, config
     sweep = read_sweep(folders)
     changes = {"objective": task.objective, "direction": task.direction, "constraints": tuple(task.constraints)}
     sweep = replace(sweep, **{key: value for key, value in changes.items() if value})  # type: ignore[arg-type]
-    is_sweep = len(folders) == 1 and (folders[0] / SWEEP).exists()
-    place = folders[0] if is_sweep else Path(new_folder(str(outputs / "report" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")))
+    place = place_of(folders, outputs)
     report = write(study(sweep, place), config_dir)
     print_report(report, Console(width=None if sys.stdout.isatty() else 120))
     return place
+
+
+def place_of(folders: Sequence[Path], outputs: Path) -> Path:
+    """Where the report of these folders goes."""
+    if len(folders) == 1 and (folders[0] / SWEEP).exists():
+        return folders[0]
+    return Path(new_folder(str(outputs / "report" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")))
 
 
 def study(sweep: Sweep, folder: Path) -> Report:
@@ -96,20 +102,22 @@ def study(sweep: Sweep, folder: Path) -> Report:
 def remarks(report: Report) -> list[str]:
     """Why the best is the best, or why there is none, and what could not be read."""
     sweep, found = report.sweep, []
-    if report.objective == findings.REWARD:
+    if report.objective == findings.REWARD and sweep.objective is None:
         found.append(
-            "No trial was evaluated: the training reward decides, and it cannot tell learning from reward hacking. "
-            "Set eval.every."
+            "None is the best: no trial was evaluated, and the training reward cannot tell learning from reward "
+            "hacking. Set eval.every, or name what decides with task.objective=METRIC."
         )
+    elif report.best is None:
+        found.append(f"None is the best: no trial has finished, within the constraints, with a {report.objective}.")
     out = [trial.name for trial in findings.finished(sweep) if findings.broken(trial, sweep.constraints)]
     if out:
         found.append(f"Not {' and '.join(sweep.constraints)}, so not the best: {', '.join(out)}.")
-    if report.best is None:
-        found.append(f"No trial is the best: none has finished with a value of {report.objective}.")
     blind = [trial.name for trial in findings.finished(sweep) if not trial.curves.get(findings.KL)]
     if blind:
         found.append(f"No KL was measured (algo.kl.coef=0), so not on the frontier: {', '.join(blind)}.")
-    return found + [f"{trial.name}: {problem}." for trial in sweep.trials for problem in trial.problems]
+    problems = dict.fromkeys(problem for trial in sweep.trials for problem in trial.problems)
+    named = {problem: [trial.name for trial in sweep.trials if problem in trial.problems] for problem in problems}
+    return found + [f"{', '.join(names)}: {problem}." for problem, names in named.items()]
 
 
 # ----------------------------------------------------------------------------------------------------------- files
@@ -123,7 +131,7 @@ def write(report: Report, config_dir: str | None = None) -> Report:
     write_table(report)
     missing = [name for name in ("matplotlib", "jinja2", "plotly", "pyarrow") if find_spec(name) is None]
     if missing:
-        report.notes.append(f"{', '.join(missing)} not installed: pip install 'rlhf_hydra[report]' for all of the report.")
+        report.notes.append(f"Not installed: {', '.join(missing)}. For all of it: pip install 'rlhf_hydra[report]'.")
     if not {"matplotlib", "jinja2"} & set(missing):
         from rlhf_hydra.sweep.page import write_pages  # jinja2 and matplotlib are not part of every installation
 

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.tracking.jsonl import METRICS
 
 SWEEP, STATUS, RUN, PROVENANCE = "sweep.json", "status.json", "run.yaml", "provenance.json"
-LOGS = ("trial.log", "run.log")
+LOGS = ("output.log", "run.log")
 """Where the last lines of a failed run are, unless its status says them."""
 LAST_LINES = 12
 
 Curve = dict[int, float]
 """Step -> value, in the order of the steps."""
-Value = str | int | float | bool | None
-"""A value of a config key."""
+Value = Any
+"""Of a config key: text, a number, true, false or null."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class Sweep:
     title: str
     trials: list[Trial]
     command: str = ""
-    axes: dict[str, list[Value]] = field(default_factory=dict)
-    """Swept key -> its values, in the order in which they were given."""
+    axes: tuple[str, ...] = ()
+    """Keys that were swept; () where nobody wrote them down."""
     objective: str | None = None
     direction: str = "max"
     constraints: tuple[str, ...] = ()
@@ -122,14 +122,12 @@ def read_sweep_folder(folder: Path) -> Sweep:
         planned = sorted(facts["trials"].items(), key=lambda item: item[1]["number"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Failure(f"{folder / SWEEP} is not a sweep's: {error!r}; give its run folders instead") from error
-    trials = [
-        read_trial(folder / "trials" / key, f"#{trial['number']}", trial["overrides"]) for key, trial in planned
-    ]
+    trials = [read_trial(folder / "trials" / key, f"#{trial['number']}", trial["overrides"]) for key, trial in planned]
     return Sweep(
         title=folder.name,
         trials=trials,
         command=facts.get("command") or "",
-        axes={key: [as_value(str(value)) for value in values] for key, values in facts.get("axes", {}).items()},
+        axes=tuple(facts.get("axes") or ()),
         objective=facts.get("objective"),
         direction=facts.get("direction") or "max",
         constraints=tuple(facts.get("constraints") or ()),

@@ -9,7 +9,7 @@ let picked = null;
 const drawn = [...document.querySelectorAll("[data-figure]")].filter((div) => page.figures[div.dataset.figure]);
 for (const div of drawn) {
   const figure = page.figures[div.dataset.figure];
-  Plotly.newPlot(div, figure.data, figure.layout, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
+  Plotly.newPlot(div, figure.data, figure.layout, { responsive: true, displayModeBar: false });
 }
 
 // One restyle a figure: colour, whether it is shown, and how strongly.
