@@ -82,10 +82,7 @@ def embedded(report: Report) -> str:
     found = {
         "figures": figures(report),
         "colors": {key: list(paint.values()) for key, paint in trial_colors(report).items()},
-        "legends": {
-            key: [[shown(value), color] for value, color in scale.colors.items()]
-            for key, scale in scales(report).items()
-        },
+        "legends": {key: axis.legend for key, axis in scales(report).items()},
     }
     return json.dumps(found, separators=(",", ":")).replace("</", "<\\/")
 

@@ -211,12 +211,12 @@ def folder_of(words: Sequence[str]) -> str | None:
 def print_report(report: Report, console: Console) -> None:
     console.print(table(report))
     for name, found in report.signs.items():
-        console.print(Text(f"sign of reward hacking in {name}: {'; '.join(found)}", style="yellow"))
+        console.print(Text(f"sign of reward hacking in {name}: {'; '.join(found)}", style="yellow"), soft_wrap=True)
     for trial in report.failures:
         lines = trial.detail.strip().splitlines()
         console.print(Text(f"{trial.name} {trial.state}: {lines[-1] if lines else 'left no word'}", style="red"))
     for note in report.notes:
-        console.print(Text(note, style="dim"))
+        console.print(Text(note, style="dim"), soft_wrap=True)
     for name in ("report.html", "report.md", "trials.csv", "best/experiment.yaml"):
         if (report.folder / name).exists():
             console.print(f"{name:<22}{report.folder / name}", highlight=False, soft_wrap=True)

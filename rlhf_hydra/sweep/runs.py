@@ -26,7 +26,7 @@ LAST_LINES = 12
 Curve = dict[int, float]
 """Step -> value, in the order of the steps."""
 Value = Any
-"""Of a config key: text, a number, true, false or null."""
+"""Of a config key: a number, or its text as YAML writes it. None: not known."""
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,15 @@ def read_run(path: Path, problems: list[str]) -> tuple[RunConfig | None, dict[st
 
 
 def flat(config: dict[str, Any]) -> dict[str, Value]:
-    """The dotted keys of a resolved config; a list is its text."""
-    named = ((key, str(value) if isinstance(value, list | dict) else value) for key, value in leaves(config))
-    return {key: value for key, value in named if not key.endswith("_schema_")}
+    """The dotted keys of a resolved config."""
+    return {key: worded(value) for key, value in leaves(config) if not key.endswith("_schema_")}
+
+
+def worded(value: Any) -> Value:
+    words = {True: "true", False: "false", None: "null"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    return value if isinstance(value, int | float) else str(value)
 
 
 def read_curves(path: Path, problems: list[str]) -> dict[str, Curve]:
@@ -252,10 +258,7 @@ def split(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def as_value(text: str) -> Value:
-    """What an override's text stands for: a number, true, false, null, or the text."""
-    words: dict[str, Value] = {"true": True, "false": False, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
+    """The value that an override's text stands for."""
     for kind in (int, float):
         try:
             return kind(text)
