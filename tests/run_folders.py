@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_hydra.config.check import checked_run
+from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.saved import save_run_yaml
 from rlhf_hydra.sweep.runs import Trial
 from rlhf_hydra.tracking.jsonl import JsonLines
 
+COMPOSER = Composer()
 Curves = Mapping[str, Mapping[int, float]]
 
 
@@ -22,7 +24,7 @@ def trial(name: str, curves: Curves, state: str = "done", **overrides: Any) -> T
 def leave_run(folder: Path, overrides: Sequence[str], curves: Curves, **status: Any) -> Path:
     """What a run with these metrics leaves; with its `status.json` if it was a trial of a sweep."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_run_yaml(checked_run(overrides), folder / "run.yaml", " ".join(["python -m rlhf_hydra", *overrides]))
+    save_run_yaml(checked_run(overrides, COMPOSER), folder / "run.yaml", " ".join(["python -m rlhf_hydra", *overrides]))
     lines = JsonLines(folder)
     for step in sorted({step for curve in curves.values() for step in curve}):
         lines.log({metric: curve[step] for metric, curve in curves.items() if step in curve}, step)

@@ -18,24 +18,34 @@ PLACES = ("task", "outputs", "run", "sweep")
 """What is done with a run, and where it writes: no part of an experiment."""
 
 
-def experiment_yaml(run: RunConfig, config_dir: str | None = None) -> str:
+def experiment_yaml(run: RunConfig, composer: Composer) -> str:
     """What the shortest file of `conf/experiment/` from which `run` can be composed says below its first line,
-    `# @package _global_`; `config_dir` holds choices beside those of `conf/`.
+    `# @package _global_`; `composer` knows where the choices of the run are.
 
     Raises:
         Failure: the run has a choice that is found nowhere.
     """
-    composer = Composer(config_dir)
-    usual = choices(composer.compose().run)
-    chosen = {group: name for group, name in choices(run).items() if usual.get(group) != name}
+    chosen: dict[str, str] = {}
+    base = composer.compose().run
+    for entries in (False, True):  # first the choices of every run, which may bring entries such as `reward.parts.rule`
+        usual = choices(base)
+        new = {group: name for group, name in choices(run).items() if usual.get(group) != name}
+        chosen |= {group: name for group, name in new.items() if is_entry(run, group) == entries}
+        refuse_unknown(chosen, composer)
+        base = composer.compose(
+            [f"{'+' if is_entry(run, group) else ''}{group}={chosen[group]}" for group in chosen]
+        ).run
+    added = [{f"/{group}": name} for group, name in chosen.items() if is_entry(run, group)]
+    changed = [{f"override /{group}": name} for group, name in chosen.items() if not is_entry(run, group)]
+    content = {"defaults": [*added, "_self_", *changed]} if chosen else {}  # Hydra wants overrides last
+    content |= difference(comparable(run), comparable(resolve(base)))
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120) if content else ""
+
+
+def refuse_unknown(chosen: dict[str, str], composer: Composer) -> None:
     for group, name in chosen.items():
         if name not in composer.files.get_group_options(group.partition("@")[0]):
             raise Failure(f"there is no {group}={name} here; name the folder that has it with --config-dir")
-    lines = [f"{'+' if is_entry(run, group) else ''}{group}={name}" for group, name in chosen.items()]
-    base = resolve(composer.compose(lines).run)
-    defaults = [{f"{'' if is_entry(run, group) else 'override '}/{group}": name} for group, name in chosen.items()]
-    content = ({"defaults": [*defaults, "_self_"]} if defaults else {}) | difference(comparable(run), comparable(base))
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120) if content else ""
 
 
 def choices(run: RunConfig) -> dict[str, str]:

@@ -66,7 +66,7 @@ def contents(report: Report) -> dict[str, Any]:
 def states(trials: list[Trial]) -> dict[str, int]:
     """State -> number of trials, most first."""
     names = [trial.state for trial in trials]
-    return {name: names.count(name) for name in sorted(set(names), key=lambda name: -names.count(name))}
+    return {name: names.count(name) for name in sorted(set(names), key=lambda name: (-names.count(name), name))}
 
 
 def links(folder: Path, trial: Trial) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.errors import ConfigError
 from rlhf_hydra.config.export import composes_to, experiment_yaml
 from rlhf_hydra.config.failure import Failure
@@ -186,7 +187,7 @@ def write_best(report: Report, trial: Trial, config_dir: str | None) -> str:
     command = shlex.join(words)
     header = f"# @package _global_\n# Trial {trial.name} of {report.sweep.title}. Run it again:\n#   {command}\n"
     try:
-        text = header + experiment_yaml(trial.run, team)
+        text = header + experiment_yaml(trial.run, Composer(team))
         for path in (report.folder / "best/experiment.yaml", report.folder / "best/experiment/best.yaml"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
