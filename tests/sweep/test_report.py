@@ -314,32 +314,58 @@ def test_two_real_runs_become_a_report(tmp_path):
     assert "is not all of" not in (place / "report.md").read_text()
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium to look at the page with: apt-get install chromium")
-def test_the_page_draws_its_figures_in_a_browser(sweep, tmp_path):
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    flags += (
-        "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --window-size=1280,3000 "
-    )
-    flags += "--virtual-time-budget=10000 --dump-dom"
-    shot = tmp_path / "page.png"
-    words = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path}/profile", f"--screenshot={shot}"]
-    done = subprocess.run([*words, (sweep / "report.html").as_uri()], capture_output=True, text=True, timeout=120)
-    dom = done.stdout
-    figures = re.findall(
-        r'class="figure js-plotly-plot"[^>]*data-figure="([^"]+)"|data-figure="([^"]+)"[^>]*js-plotly-plot', dom
-    )
-    drawn = {first or second for first, second in figures}
-    metrics = ("eval/mean", "reward/mean", "policy/kl", "response/tokens_mean", "policy/entropy")
-    assert drawn == {
+# ------------------------------------------------------------------------------------------------------- in a browser
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"]
+FLAGS += ["--hide-scrollbars", "--window-size=1280,3000", "--virtual-time-budget=10000", "--dump-dom"]
+METRICS = ("eval/mean", "reward/mean", "policy/kl", "response/tokens_mean", "policy/entropy")
+needs_browser = pytest.mark.skipif(
+    not CHROMIUM, reason="no Chromium to look at the page with: apt-get install chromium"
+)
+
+
+def dom(page_file: Path, tmp_path: Path, *flags: str) -> str:
+    """The page as it is once its scripts have run."""
+    words = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}/profile", *flags, page_file.as_uri()]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=True).stdout
+
+
+def lines(html: str) -> int:
+    return html.count('class="js-line"')
+
+
+@needs_browser
+def test_the_page_draws_its_figures(sweep, tmp_path):
+    html = dom(sweep / "report.html", tmp_path, f"--screenshot={tmp_path}/page.png")
+    divs = [tag for tag in re.findall(r"<div[^>]+data-figure[^>]+>", html) if "js-plotly-plot" in tag]
+    wanted = {
         "kl_reward",
         "parallel",
         "effect-algo.kl.coef",
         "effect-policy.optim.lr",
-        *(f"curve-{m}" for m in metrics),
+        *(f"curve-{m}" for m in METRICS),
     }
-    # Lines: 5 ways and the frontier; 5 trials in 5 curves; 4 finished ones in parallel; two means.
-    assert dom.count('class="js-line"') == 6 + 25 + 4 + 2
-    assert dom.count('<option value="') == 3  # two keys and the trial to colour by
-    pixels = imread(shot)[..., :3]
+    assert {re.search('data-figure="([^"]+)"', tag)[1] for tag in divs} == wanted
+    # 5 ways and the frontier; 5 trials in 5 curves; 4 finished ones side by side; the means of two keys
+    assert lines(html) == 6 + 25 + 4 + 2
+    assert html.count('<option value="') == 3  # two keys, and the trial, to colour by
+    pixels = imread(tmp_path / "page.png")[..., :3]
     colorful = (pixels.max(axis=-1) - pixels.min(axis=-1)) > 0.25
-    assert colorful.sum() > 5000  # coloured lines and points, in a page of greys
+    assert colorful.sum() > 5000  # coloured lines and points, on a page of greys
+
+
+@needs_browser
+def test_a_click_hides_a_trial_in_every_figure_and_colours_change(sweep, tmp_path):
+    clicks = """<script>
+        document.querySelector('tr[data-trial="4"]').click();
+        const by = document.getElementById("by");
+        by.value = "algo.kl.coef";
+        by.dispatchEvent(new Event("change"));
+    </script></body>"""
+    (tmp_path / "page.html").write_text((sweep / "report.html").read_text().replace("</body>", clicks))
+    html = dom(tmp_path / "page.html", tmp_path)
+    assert lines(html) == 37 - 1 - 5 - 1  # without its way, its curves, and its line among the settings
+    assert re.search('<tr data-trial="4" class="first off"', html)
+    legend = html.partition('id="legend"')[2].partition("</div>")[0]
+    assert re.findall("</i>([^<]+)<", legend) == ["0.01", "0.1"]
