@@ -3,13 +3,13 @@
 Nothing that is slow to import is imported before a run has passed its check.
 """
 
+import glob
 import logging.config
 import os
 import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from glob import glob, has_magic
 from itertools import islice
 from pathlib import Path
 
@@ -81,12 +81,12 @@ def start(args: Namespace) -> None:
         print(help_text(composer.files))
     elif args.hydra_help or args.cfg or args.info or args.shell_completion:
         hand_to_hydra(args)
+    elif {"task=report", "task=compare"} & set(args.overrides):
+        look_back(args, composer)
     elif "task=resume" in args.overrides:
         resume(args)
     elif "task=check" in args.overrides:
         report(args, composer)
-    elif {"task=report", "task=compare"} & set(args.overrides):
-        look_back(args, composer)
     else:
         for _, run in list(checked_runs(args, composer)):
             preflight(run)
@@ -181,31 +181,6 @@ def report(args: Namespace, composer: Composer) -> None:
         print(f"{len(runs)} runs are sound" + (f", of which {SHOWN} are listed" if len(runs) > SHOWN else ""))
 
 
-# ----------------------------------------------------------------------------------------------------- resume
-
-
-def resume(args: Namespace) -> None:
-    """Go on with the run in `run=FOLDER`."""
-    if args.multirun:
-        raise ConfigError([Problem("resume", "-m", "one run is resumed at a time", "Drop it.")])
-    given = dict(override.partition("=")[::2] for override in args.overrides)
-    if not given.get("run"):
-        fix = "Add run=outputs/ALGO-MODEL/TIME."
-        raise ConfigError([Problem("resume", "run", "task=resume needs the folder of a run", fix, where=COMMAND_LINE)])
-    folder = Path(given["run"])
-    run = checked_resume(folder, [line for line in args.overrides if line.partition("=")[0] not in ("task", "run")])
-    preflight(run)
-    log_to(folder)
-    begin(run, folder.resolve(), saved_command(folder / "run.yaml"), resume=True)
-
-
-def log_to(folder: Path) -> None:
-    """Log as Hydra does for a new run, onto the end of the same file."""
-    settings = yaml.safe_load((find_conf_dir() / "hydra/job_logging/rich.yaml").read_text())
-    settings["handlers"]["file"]["filename"] = str(folder / "run.log")
-    logging.config.dictConfig(settings)
-
-
 # ------------------------------------------------------------------------------------------------- report, compare
 
 
@@ -229,10 +204,35 @@ def find_folders(run: RunConfig) -> list[Path]:
     """The folders in `run`, patterns replaced by what they match."""
     found: list[Path] = []
     for name in run_folders(run) or []:
-        found += [Path(match) for match in sorted(glob(name))] if has_magic(name) else [Path(name)]
+        found += [Path(match) for match in sorted(glob.glob(name))] if glob.has_magic(name) else [Path(name)]
     if not found:
         raise ConfigError([Problem("run", "run", "matches no folder", value=run.run, where=COMMAND_LINE)])
     return found
+
+
+# ----------------------------------------------------------------------------------------------------- resume
+
+
+def resume(args: Namespace) -> None:
+    """Go on with the run in `run=FOLDER`."""
+    if args.multirun:
+        raise ConfigError([Problem("resume", "-m", "one run is resumed at a time", "Drop it.")])
+    given = dict(override.partition("=")[::2] for override in args.overrides)
+    if not given.get("run"):
+        fix = "Add run=outputs/ALGO-MODEL/TIME."
+        raise ConfigError([Problem("resume", "run", "task=resume needs the folder of a run", fix, where=COMMAND_LINE)])
+    folder = Path(given["run"])
+    run = checked_resume(folder, [line for line in args.overrides if line.partition("=")[0] not in ("task", "run")])
+    preflight(run)
+    log_to(folder)
+    begin(run, folder.resolve(), saved_command(folder / "run.yaml"), resume=True)
+
+
+def log_to(folder: Path) -> None:
+    """Log as Hydra does for a new run, onto the end of the same file."""
+    settings = yaml.safe_load((find_conf_dir() / "hydra/job_logging/rich.yaml").read_text())
+    settings["handlers"]["file"]["filename"] = str(folder / "run.log")
+    logging.config.dictConfig(settings)
 
 
 if __name__ == "__main__":

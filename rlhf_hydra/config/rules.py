@@ -521,16 +521,6 @@ def host_memory(run: RunConfig) -> Iterator[Problem]:
 # --------------------------------------------------------------------------------------------------------- task
 
 
-READ_RUNS = ("resume", "report", "compare")
-
-
-def resume(run: RunConfig) -> Iterator[Problem]:
-    if run.task.name == "resume" and run.run is None:
-        yield Problem("", "run", "task=resume needs the folder of a run", "Add run=outputs/ALGO-MODEL/TIME.")
-    if run.task.name not in READ_RUNS and run.run is not None:
-        yield Problem("", "run", f"task={run.task.name} starts a new run", "Drop it, or add task=resume.")
-
-
 def runs_to_read(run: RunConfig) -> Iterator[Problem]:
     """A report has at least one folder, a comparison two."""
     folders = run_folders(run)
@@ -547,6 +537,13 @@ def run_folders(run: RunConfig) -> list[str] | None:
     """The folders in `run`; None where it is neither a folder nor a list of them."""
     found = [] if run.run is None else run.run if isinstance(run.run, list) else [run.run]
     return found if all(isinstance(folder, str) for folder in found) else None
+
+
+def resume(run: RunConfig) -> Iterator[Problem]:
+    if run.task.name == "resume" and run.run is None:
+        yield Problem("", "run", "task=resume needs the folder of a run", "Add run=outputs/ALGO-MODEL/TIME.")
+    if run.task.name not in ("resume", "report", "compare") and run.run is not None:
+        yield Problem("", "run", f"task={run.task.name} starts a new run", "Drop it, or add task=resume.")
 
 
 RULES: list[Rule] = [
@@ -584,6 +581,6 @@ RULES: list[Rule] = [
     engine_memory,
     gpu_memory,
     host_memory,
-    resume,
     runs_to_read,
+    resume,
 ]
