@@ -24,6 +24,8 @@ from rlhf_hydra.sweep import findings
 from rlhf_hydra.sweep.runs import SWEEP, Sweep, Trial, read_sweep
 
 COLORS = {"done": "green", "failed": "red", "killed": "red", "stopped": "yellow", "unfinished": "yellow"}
+BEST = ("best/experiment.yaml", "best/experiment/best.yaml")
+"""To read, and the same where `--config-dir` finds it."""
 SHORT_NAMES = {
     findings.REWARD: "reward",
     findings.EVAL: "eval",
@@ -127,6 +129,8 @@ def remarks(report: Report) -> list[str]:
 def write(report: Report, config_dir: str | None = None) -> Report:
     """Write all files; what a package is missing for is noted, and left out."""
     report.folder.mkdir(parents=True, exist_ok=True)
+    for name in BEST:
+        (report.folder / name).unlink(missing_ok=True)  # an earlier report may have found another best, or any
     if report.best:
         report = replace(report, command=write_best(report, report.best, config_dir))
     write_table(report)
@@ -174,10 +178,7 @@ def same_type(values: list[Any]) -> list[Any]:
 
 
 def write_best(report: Report, trial: Trial, config_dir: str | None) -> str:
-    """`best/experiment.yaml` and the command that runs it, checked to compose to the very run.
-
-    The same file lies in `best/experiment/best.yaml`, where `--config-dir` finds it.
-    """
+    """`best/experiment.yaml` and the command that runs it, checked to compose to the very run."""
     if trial.run is None:
         report.notes.append(f"best/experiment.yaml was not written: the run.yaml of {trial.name} cannot be read.")
         return ""
@@ -188,9 +189,9 @@ def write_best(report: Report, trial: Trial, config_dir: str | None) -> str:
     header = f"# @package _global_\n# Trial {trial.name} of {report.sweep.title}. Run it again:\n#   {command}\n"
     try:
         text = header + experiment_yaml(trial.run, Composer(team))
-        for path in (report.folder / "best/experiment.yaml", report.folder / "best/experiment/best.yaml"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+        for name in BEST:
+            (report.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (report.folder / name).write_text(text)
         wrong = composes_to(trial.run, report.folder / "best", ["experiment=best", *search])
     except (ConfigError, Failure) as error:
         report.notes.append(f"best/experiment.yaml was not written: {error}")

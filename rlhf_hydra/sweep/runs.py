@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,8 @@ SWEEP, STATUS, RUN, PROVENANCE = "sweep.json", "status.json", "run.yaml", "prove
 LOGS = ("output.log", "run.log")
 """Where the last lines of a failed run are, unless its status says them."""
 LAST_LINES = 12
+STALE_S = 600.0
+"""Age of the last heartbeat from which a trial that says it is running is doubted."""
 
 Curve = dict[int, float]
 """Step -> value, in the order of the steps."""
@@ -141,6 +144,8 @@ def read_trial(folder: Path, name: str, overrides: Sequence[str] = ()) -> Trial:
     run, config, words = read_run(folder / RUN, problems) if has_begun else (None, {}, [])
     curves = read_curves(folder / METRICS, problems) if has_begun else {}
     state = str(status.get("state") or infer_state(run, curves, has_begun))
+    if state == "running" and (silent_s := time.time() - moment(status.get("heartbeat"))) > STALE_S:
+        problems.append(f"{STATUS}: says running, but was last written {silent_s / 60:.0f} minutes ago")
     return Trial(
         name=name,
         folder=folder,

@@ -100,6 +100,12 @@ def test_a_plain_run_is_done_when_its_last_step_was_logged(tmp_path):
     )
 
 
+def test_a_trial_that_died_with_its_sweep_is_doubted(tmp_path):
+    folder = leave_run(tmp_path / "a", [], {"reward/mean": {1: 0.5}}, state="running", heartbeat=1.7e9)
+    (problem,) = read_sweep([folder]).trials[0].problems
+    assert problem.startswith("status.json: says running, but was last written")
+
+
 def test_runs_of_the_same_name_are_told_apart(tmp_path):
     folders = [leave_run(tmp_path / name / "0", [], {}) for name in ("x", "y")]
     assert [each.name for each in read_sweep(folders).trials] == ["x/0", "y/0"]
@@ -227,6 +233,16 @@ def test_signs_and_constraints_reach_the_reader(tmp_path):
     assert "Not kl <= 0.1, so not the best: gaming." in text and "## Best: honest" in text
     row = list(csv.DictReader((place / "trials.csv").open()))[1]
     assert row["signs"].startswith("evaluation falls")
+
+
+def test_a_report_made_again_leaves_no_best_of_before(tmp_path):
+    leave_run(tmp_path / "s/trials/a", BASE, curves(0.01), state="done")
+    folder = leave_sweep(tmp_path / "s", {"a": []})
+    make_report([folder], ReportTask(name="report"), tmp_path)
+    assert (folder / "best/experiment.yaml").exists()
+    make_report([folder], ReportTask(name="report", constraints=["kl < 0"]), tmp_path)
+    assert not (folder / "best/experiment.yaml").exists()
+    assert "None is the best" in (folder / "report.md").read_text()
 
 
 def test_without_plotly_the_page_shows_the_plots(sweep, tmp_path):
