@@ -3,6 +3,7 @@
 Nothing that is slow to import is imported before a run has passed its check.
 """
 
+import glob
 import logging.config
 import os
 import shlex
@@ -27,8 +28,9 @@ from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, foreign
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.help import help_text
 from rlhf_hydra.config.resolve import resolve
+from rlhf_hydra.config.rules import run_folders
 from rlhf_hydra.config.saved import save_run_yaml, saved_command
-from rlhf_hydra.config.schema import RunConfig, Supervised
+from rlhf_hydra.config.schema import ReportTask, RunConfig, Supervised
 from rlhf_hydra.config.store import find_conf_dir
 from rlhf_hydra.config.summary import summary
 
@@ -79,6 +81,8 @@ def start(args: Namespace) -> None:
         print(help_text(composer.files))
     elif args.hydra_help or args.cfg or args.info or args.shell_completion:
         hand_to_hydra(args)
+    elif {"task=report", "task=compare"} & set(args.overrides):
+        look_back(args, composer)
     elif "task=resume" in args.overrides:
         resume(args)
     elif "task=check" in args.overrides:
@@ -178,6 +182,35 @@ def report(args: Namespace, composer: Composer) -> None:
         print(f"ok  {line}" if args.multirun else summary(run))
     if args.multirun:
         print(f"{len(runs)} runs are sound" + (f", of which {SHOWN} are listed" if len(runs) > SHOWN else ""))
+
+
+# ------------------------------------------------------------------------------------------------- report, compare
+
+
+def look_back(args: Namespace, composer: Composer) -> None:
+    """`task=report` and `task=compare`: read the folders in `run`, and start nothing."""
+    if args.multirun:
+        raise ConfigError([Problem("run", "-m", "all runs are read at once", "Drop it; write run=[FOLDER,FOLDER].")])
+    run = checked_run(args.overrides, composer)
+    folders = find_folders(run)
+    if isinstance(run.task, ReportTask):
+        from rlhf_hydra.sweep.report import make_report
+
+        make_report(folders, run.task, Path(run.outputs), args.config_dir)
+    else:
+        from rlhf_hydra.sweep.compare import print_comparison
+
+        print_comparison(folders[0], folders[1])
+
+
+def find_folders(run: RunConfig) -> list[Path]:
+    """The folders in `run`, patterns replaced by what they match."""
+    found: list[Path] = []
+    for name in run_folders(run) or []:
+        found += [Path(match) for match in sorted(glob.glob(name))] if glob.has_magic(name) else [Path(name)]
+    if not found:
+        raise ConfigError([Problem("run", "run", "matches no folder", value=run.run, where=COMMAND_LINE)])
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------- resume
