@@ -143,6 +143,7 @@ class _Layers:
         layers = [layer for default in chosen.defaults if (layer := self.library.layer(default))]
         changes = [(o.key_or_group, o.value()) for o in chosen.config_overrides if not o.is_hydra_override()]
         self.note_origins(layers, changes)
+        self.problems += [problem for layer in layers if (problem := self.contested(layer))]
         try:
             self.cfg = self.library.merge(layers, changes)
         except OmegaConfBaseException:
@@ -171,6 +172,15 @@ class _Layers:
             if not source.available():
                 fix = "Correct it, or install the package that it names; a package of configs needs an __init__.py."
                 self.problems.append(Problem("searchpath", "hydra.searchpath", "does not exist", fix, source.path))
+
+    def contested(self, layer: Layer) -> Problem | None:
+        """Another file of the same name would be left unread."""
+        group, _, option = layer.path.rpartition("/")
+        files = self.library.rivals(layer.path) if group and layer.file else []
+        if len(files) < 2:
+            return None
+        says = f"has several files: {', '.join(map(shown, files))}"
+        return Problem("contested", group, says, "Rename all but one.", option)
 
     def repair(self, override: Override) -> list[Override]:
         """The override if it can be given to Hydra; if not, the reason is noted, and the nearest option stands in."""
@@ -294,7 +304,7 @@ def who_chose(repo: CachingConfigRepository, group: str, option: str) -> str:
     for key, loaded in repo.cache.items():
         for default in (loaded.defaults_list or []) if loaded else []:
             if isinstance(default, GroupDefault) and (str(default.group).lstrip("/"), default.value) == (group, option):
-                found = shown(file_of(loaded, key.removeprefix("config_path=")))  # type: ignore[arg-type]
+                found = shown(file_of(loaded.path, key.removeprefix("config_path=")))  # type: ignore[union-attr]
     return found
 
 

@@ -12,13 +12,13 @@ from typing import Any
 from hydra._internal import defaults_list
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.default_element import InputDefault, ResultDefault
-from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError
 
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.store import HIDDEN
 
+SCHEMA = "schema/"
 WHOLE = OmegaConf.structured(RunConfig)
 """A run before the first layer."""
 
@@ -27,13 +27,18 @@ WHOLE = OmegaConf.structured(RunConfig)
 class Layer:
     """What one file, schema or override brings to a run."""
 
+    path: str
+    """`algo/ppo`, or `schema/algo/ppo` for a schema."""
     content: DictConfig
     """As it lies in the run: a file of `conf/algo` is below `algo`."""
-    file: Path | None = None
     package: str = ""
     """Dotted key below which the file's own keys lie."""
-    schema: str = ""
-    """`algo/ppo` for a schema."""
+    file: Path | None = None
+    """None for a schema."""
+
+    @property
+    def schema(self) -> str:
+        return self.path.removeprefix(SCHEMA) if self.path.startswith(SCHEMA) else ""
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -64,6 +69,7 @@ class Library:
     parts: dict[Part, DictConfig] = field(default_factory=dict)
     objects: dict[Part, Any] = field(default_factory=dict)
     known: dict[str, list[str]] = field(default_factory=dict)
+    found: dict[str, list[Path]] = field(default_factory=dict)
 
     @cached_property
     def groups(self) -> list[str]:
@@ -89,11 +95,19 @@ class Library:
     def _read(self, path: str, package: str) -> Layer:
         loaded = self.repo.load_config(path)
         assert loaded is not None
-        if path.startswith("schema/"):
-            return Layer(embed(loaded.config, package), schema=path.removeprefix("schema/"))
+        if path.startswith(SCHEMA):
+            return Layer(path, embed(loaded.config, package), package)
         content = embed(copy.deepcopy(loaded.config), package)
         content.pop("hydra", None)
-        return Layer(content, file_of(loaded, path), package)
+        return Layer(path, content, package, file_of(loaded.path, path))
+
+    def rivals(self, path: str) -> list[Path]:
+        """Every file that lies under this name in some folder that is searched. The first counts."""
+        if path not in self.found:
+            sources = [source for source in self.repo.get_sources() if source.is_config(path)]
+            files = (file_of(f"{source.scheme()}://{source.path}", path) for source in sources)
+            self.found[path] = list(dict.fromkeys(file.resolve() for file in files))
+        return self.found[path]
 
     def part(self, name: str, layers: tuple[Layer, ...]) -> DictConfig:
         """A run that has the section `name` alone, as these layers make it, one merged onto the other."""
@@ -167,9 +181,9 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def file_of(loaded: ConfigResult, path: str) -> Path:
-    """The file that a config was read from."""
-    scheme, _, place = loaded.path.rpartition("://")
+def file_of(folder: str, path: str) -> Path:
+    """The file of a config in one of Hydra's sources, such as `file:///home/me/conf` or `pkg://acme_rl.conf`."""
+    scheme, _, place = folder.rpartition("://")
     return (package_folder(place) if scheme == "pkg" else Path(place)) / f"{path}.yaml"
 
 

@@ -16,7 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf_hydra.config.compose import is_unknown, parse
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, bad_value, unknown_key
 from rlhf_hydra.config.keys import schema_name
-from rlhf_hydra.config.schema import SCHEMAS, RunConfig, Section
+from rlhf_hydra.config.plugins import schemas as known_schemas
+from rlhf_hydra.config.schema import RunConfig, Section
 
 
 def save_run_yaml(run: RunConfig, path: Path, command: str) -> None:
@@ -42,7 +43,10 @@ def load_run_yaml(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except OSError:
         fix = "Give the folder of a run that has begun: task=resume run=outputs/ALGO-MODEL/TIME."
         raise ConfigError([Problem("resume", "run", f"there is no {path}", fix, path.parent, COMMAND_LINE)]) from None
-    except (yaml.YAMLError, OmegaConfBaseException, KeyError, AttributeError) as error:
+    except KeyError as error:
+        says, fix = f"needs the schema {error}, which nothing here brings", "Install the package that it comes from."
+        raise ConfigError([Problem("resume", str(path), says, fix)]) from None
+    except (yaml.YAMLError, OmegaConfBaseException, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError([Problem("resume", str(path), f"is not a run.yaml of this version: {reason}")]) from None
     assert isinstance(cfg, DictConfig)
@@ -69,12 +73,12 @@ def typed(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     children = {key: typed(child) for key, child in value.items() if key != "_schema_"}
-    return OmegaConf.merge(SCHEMAS[value["_schema_"]], children) if "_schema_" in value else children
+    return OmegaConf.merge(known_schemas()[value["_schema_"]], children) if "_schema_" in value else children
 
 
 def schema_name_of(cfg: DictConfig, name: str) -> str | None:
     kind = OmegaConf.get_type(cfg, name)
-    return next((path for path, schema in SCHEMAS.items() if schema is kind), None)
+    return next((path for path, schema in known_schemas().items() if schema is kind), None)
 
 
 def change(cfg: DictConfig, line: str, schemas: Sequence[str]) -> Problem | None:
@@ -83,7 +87,7 @@ def change(cfg: DictConfig, line: str, schemas: Sequence[str]) -> Problem | None
     key, value = override.key_or_group, override.value()
     if override.is_hydra_override():
         return None
-    if key in {path.split("/")[0] for path in SCHEMAS} | {"experiment"}:
+    if key in {path.split("/")[0] for path in known_schemas()} | {"experiment"}:
         says = f"a resumed run keeps the {key} that it began with"
         return Problem(
             "resume", key, says, f"Change single keys ({key}.KEY=VALUE), or start a new run.", value, COMMAND_LINE
