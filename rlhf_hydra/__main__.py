@@ -9,6 +9,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from glob import glob, has_magic
 from itertools import islice
 from pathlib import Path
 
@@ -27,8 +28,9 @@ from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, foreign
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.help import help_text
 from rlhf_hydra.config.resolve import resolve
+from rlhf_hydra.config.rules import run_folders
 from rlhf_hydra.config.saved import save_run_yaml, saved_command
-from rlhf_hydra.config.schema import RunConfig
+from rlhf_hydra.config.schema import ReportTask, RunConfig
 from rlhf_hydra.config.store import find_conf_dir
 from rlhf_hydra.config.summary import summary
 
@@ -83,6 +85,8 @@ def start(args: Namespace) -> None:
         resume(args)
     elif "task=check" in args.overrides:
         report(args, composer)
+    elif {"task=report", "task=compare"} & set(args.overrides):
+        look_back(args, composer)
     else:
         for _, run in list(checked_runs(args, composer)):
             preflight(run)
@@ -200,6 +204,35 @@ def log_to(folder: Path) -> None:
     settings = yaml.safe_load((find_conf_dir() / "hydra/job_logging/rich.yaml").read_text())
     settings["handlers"]["file"]["filename"] = str(folder / "run.log")
     logging.config.dictConfig(settings)
+
+
+# ------------------------------------------------------------------------------------------------- report, compare
+
+
+def look_back(args: Namespace, composer: Composer) -> None:
+    """`task=report` and `task=compare`: read the folders in `run`, and start nothing."""
+    if args.multirun:
+        raise ConfigError([Problem("run", "-m", "all runs are read at once", "Drop it; write run=[FOLDER,FOLDER].")])
+    run = checked_run(args.overrides, composer)
+    folders = find_folders(run)
+    if isinstance(run.task, ReportTask):
+        from rlhf_hydra.sweep.report import make_report
+
+        make_report(folders, run.task, Path(run.outputs), args.config_dir)
+    else:
+        from rlhf_hydra.sweep.compare import print_comparison
+
+        print_comparison(folders[0], folders[1])
+
+
+def find_folders(run: RunConfig) -> list[Path]:
+    """The folders in `run`, patterns replaced by what they match."""
+    found: list[Path] = []
+    for name in run_folders(run) or []:
+        found += [Path(match) for match in sorted(glob(name))] if has_magic(name) else [Path(name)]
+    if not found:
+        raise ConfigError([Problem("run", "run", "matches no folder", value=run.run, where=COMMAND_LINE)])
+    return found
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ Tasks
   task=train     the default: train, and leave everything in outputs/<algo>-<model>/<time>/
   task=check     say whether the run is sound, and start nothing; with -m, every run of the grid
   task=resume    go on with a run that was stopped: task=resume run=FOLDER [KEY=VALUE ...]
+  task=report    tables, plots and the best of a sweep or of any runs: task=report run=FOLDER, run=[FOLDER,FOLDER]
+  task=compare   how two runs differ, in config, code and curves: task=compare run=[FOLDER,FOLDER]
 
 Groups and their options
 {options}

@@ -521,16 +521,37 @@ def host_memory(run: RunConfig) -> Iterator[Problem]:
 # --------------------------------------------------------------------------------------------------------- task
 
 
+READ_RUNS = ("resume", "report", "compare")
+
+
 def resume(run: RunConfig) -> Iterator[Problem]:
     if run.task.name == "resume" and run.run is None:
         yield Problem("", "run", "task=resume needs the folder of a run", "Add run=outputs/ALGO-MODEL/TIME.")
-    if run.task.name != "resume" and run.run is not None:
+    if run.task.name not in READ_RUNS and run.run is not None:
         yield Problem("", "run", f"task={run.task.name} starts a new run", "Drop it, or add task=resume.")
 
 
 def some_steps(run: RunConfig) -> Iterator[Problem]:
     if run.steps == 0:
         yield Problem("", "steps", f"must be at least 1: algo={run.algo.name} does as many steps", "Set it above 0.")
+
+
+def runs_to_read(run: RunConfig) -> Iterator[Problem]:
+    """A report has at least one folder, a comparison two."""
+    folders = run_folders(run)
+    if folders is None:
+        yield Problem("", "run", "must be a folder or a list of folders", "Write run=FOLDER or run=[FOLDER,FOLDER].")
+    elif run.task.name == "report" and not folders:
+        fix = "Add run=outputs/sweep/TIME, or run=[FOLDER,FOLDER]."
+        yield Problem("", "run", "task=report needs the folder of a sweep, or those of runs", fix)
+    elif run.task.name == "compare" and len(folders) != 2:
+        yield Problem("", "run", "task=compare needs two folders of runs", "Add run=[outputs/A,outputs/B].")
+
+
+def run_folders(run: RunConfig) -> list[str] | None:
+    """The folders in `run`; None where it is neither a folder nor a list of them."""
+    found = [] if run.run is None else run.run if isinstance(run.run, list) else [run.run]
+    return found if all(isinstance(folder, str) for folder in found) else None
 
 
 RULES: list[Rule] = [
@@ -544,6 +565,7 @@ RULES: list[Rule] = [
     gpu_memory,
     host_memory,
     resume,
+    runs_to_read,
 ]
 """Of every run."""
 

@@ -686,7 +686,20 @@ class CompositeReward(Reward):
 
 @dataclass
 class Task(Section):
-    name: str = choice(MISSING, "train", "check", "resume")
+    name: str = choice(MISSING, "train", "check", "resume", "report", "compare")
+
+
+@dataclass
+class ReportTask(Task):
+    """What is best among the trials of a report. A sweep has written down its own; what is set here counts instead."""
+
+    objective: Optional[str] = None
+    """Metric whose last value decides. null: the sweep's, or else `eval/pass@k` where there were evaluations; without
+    any, none is the best."""
+    direction: Optional[str] = choice(None, "max", "min")
+    """Whether the largest or the smallest is the best. null: the sweep's, or else `max`."""
+    constraints: List[str] = field(default_factory=list)
+    """What the best must meet besides, each `METRIC <= NUMBER`, such as `kl <= 0.2`."""
 
 
 @dataclass
@@ -763,8 +776,9 @@ class RunConfig(Section):
     """Decides data order, sampling, initial heads: everything that is random."""
     outputs: str = "outputs"
     """Folder of all runs."""
-    run: Optional[str] = None
-    """`task=resume`: folder of the run to go on with."""
+    run: Any = None
+    """Folder of a run, or a list of them: `task=resume` goes on with one, `task=report` also takes a sweep's folder and
+    patterns such as `outputs/ppo-*/*`, `task=compare` takes two."""
 
     @property
     def rl(self) -> RL:
@@ -795,6 +809,7 @@ SCHEMAS: dict[str, type] = {
     "reward/model": ModelReward,
     "reward/composite": CompositeReward,
     "task/task": Task,
+    "task/report": ReportTask,
     "tracking/tracking": Tracking,
 }
 """Schema of each choice: `defaults: [/schema/algo@_here_: ppo, _self_]` in `conf/algo/*.yaml`."""

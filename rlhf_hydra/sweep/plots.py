@@ -1,0 +1,146 @@
+"""The plots of `report.md`, drawn with matplotlib into `plots/*.png`."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rlhf_hydra.sweep import findings
+from rlhf_hydra.sweep.figures import FAINT, GRID, INK, columns, scales, title, trial_colors
+from rlhf_hydra.sweep.report import Report, short_key, shown
+
+PLOTS = "plots"
+
+
+def draw(report: Report) -> dict[str, Path]:
+    """Draw what there is data for: name -> file."""
+    folder = report.folder / PLOTS
+    folder.mkdir(exist_ok=True)
+    painters: dict[str, Callable[[Report], Figure | None]] = {
+        "kl_reward": kl_reward,
+        "curves": curves,
+        "parallel": parallel,
+        "effects": main_effects,
+    }
+    found = {}
+    for name, painter in painters.items():
+        figure = painter(report)
+        if figure is not None:
+            figure.savefig(folder / f"{name}.png", dpi=130)
+            found[name] = folder / f"{name}.png"
+    return found
+
+
+def colors(report: Report) -> dict[str, str]:
+    """Trial -> colour, by the swept key with the largest effect."""
+    return next(iter(trial_colors(report).values()))
+
+
+def kl_reward(report: Report) -> Figure | None:
+    figure, (axes,) = sheet(1, 1, 8.5, 5.0)
+    paint, drawn = colors(report), False
+    for trial in report.sweep.trials:
+        points = findings.path(trial, report.objective)
+        if not points:
+            continue
+        drawn = True
+        _, kl, values = zip(*points, strict=True)
+        axes.plot(kl, values, color=paint[trial.name], linewidth=1.2, alpha=0.45, marker="o", markersize=2.5)
+        symbol = "*" if trial is report.best else "o" if trial.state == "done" else "X"
+        size = 240 if trial is report.best else 75
+        axes.scatter(kl[-1], values[-1], s=size, marker=symbol, color=paint[trial.name], edgecolors="white", zorder=3)
+        axes.annotate(trial.name, (kl[-1], values[-1]), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+    ends = [findings.path(trial, report.objective)[-1] for trial in report.frontier]
+    axes.step([kl for _, kl, _ in ends], [value for *_, value in ends], ":", color=INK, linewidth=1.4, where="post")
+    axes.set_xlabel(title(findings.KL), color=FAINT)
+    axes.set_ylabel(title(report.objective), color=FAINT)
+    key(figure, report)
+    return figure if drawn else None
+
+
+def curves(report: Report) -> Figure | None:
+    metrics, paint = report.metrics, colors(report)
+    if not metrics:
+        return None
+    figure, panels = sheet((len(metrics) + 1) // 2, 2, 10.0, 2.7 * ((len(metrics) + 1) // 2) + 0.4)
+    for axes, metric in zip(panels, metrics, strict=False):
+        for trial in report.sweep.trials:
+            curve = trial.curves.get(metric, {})
+            axes.plot(list(curve), list(curve.values()), color=paint[trial.name], linewidth=1.5)
+        axes.set_title(title(metric), loc="left", fontsize=10, color=INK)
+        axes.set_xlabel("step", fontsize=8, color=FAINT)
+    for axes in panels[len(metrics) :]:
+        axes.set_visible(False)
+    key(figure, report)
+    return figure
+
+
+def parallel(report: Report) -> Figure | None:
+    scales, paint = columns(report), colors(report)
+    if not report.swept or not findings.finished(report.sweep):
+        return None
+    figure, (axes,) = sheet(1, 1, 1.9 * len(scales) + 1.5, 4.0)
+    for trial in findings.finished(report.sweep):
+        values = [trial.value(scale.key) if scale.colors else trial.last(scale.key) for scale in scales]
+        heights: list[Any] = [scale.places.get(value) for scale, value in zip(scales, values, strict=True)]
+        if None not in heights:
+            axes.plot(range(len(scales)), heights, color=paint[trial.name], linewidth=1.7, marker="o", markersize=5)
+    for x, scale in enumerate(scales):
+        axes.axvline(x, color="#9aa5b1", linewidth=1, zorder=0)
+        for place, text in scale.ticks:
+            axes.annotate(text, (x, place), (-6, 0), textcoords="offset points", ha="right", va="center", fontsize=8)
+    axes.set_xticks(range(len(scales)), [short_key(scale.key) for scale in scales])
+    axes.xaxis.tick_top()
+    axes.set_yticks([])
+    axes.set_xlim(-0.4, len(scales) - 0.8)
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
+    return figure
+
+
+def main_effects(report: Report) -> Figure | None:
+    if not report.effects:
+        return None
+    figure, panels = sheet((len(report.effects) + 2) // 3, min(3, len(report.effects)), 10.0, 3.0)
+    for axes, effect in zip(panels, report.effects, strict=False):
+        names = [shown(value) for value, _ in effect.values]
+        for x, (_, reached) in enumerate(effect.values):
+            axes.scatter([x] * len(reached), reached, s=28, color="#7b8794", alpha=0.8, zorder=3)
+        axes.plot(range(len(names)), effect.means, color=INK, linewidth=1.6)
+        axes.scatter(range(len(names)), effect.means, s=260, marker="_", color=INK, linewidth=2)
+        axes.set_xticks(range(len(names)), names)
+        axes.set_title(effect.key, loc="left", fontsize=10, color=INK)
+        axes.margins(x=0.15)
+    panels[0].set_ylabel(title(report.objective), color=FAINT, fontsize=9)
+    for axes in panels[len(report.effects) :]:
+        axes.set_visible(False)
+    return figure
+
+
+# -------------------------------------------------------------------------------------------------------------- style
+
+
+def sheet(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Sequence[Axes]]:
+    """A figure with its panels, row by row."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels: Any = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat:
+        axes.grid(color=GRID, linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color("#c5ccd3")
+        axes.tick_params(length=0, labelsize=8, colors=FAINT)
+        axes.set_axisbelow(True)
+    return figure, list(panels.flat)
+
+
+def key(figure: Figure, report: Report) -> None:
+    """Which colour is which value."""
+    if not report.swept:
+        return
+    name, scale = next(iter(scales(report).items()))
+    lines = [Line2D([], [], color=color, linewidth=2.5) for color in scale.colors.values()]
+    names = [shown(value) for value in scale.colors]
+    figure.legend(lines[:12], names[:12], title=name, loc="outside right upper", frameon=False, fontsize=8)
