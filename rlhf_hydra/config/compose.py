@@ -6,10 +6,11 @@ file or override that set it, and the rest goes on, so that one start shows all 
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_origin
 
 import yaml
@@ -50,6 +51,10 @@ class Composed:
     problems: list[Problem]
     layers: list[Layer]
     """Files and schemas, each counting more than those before it."""
+    changes: list[tuple[str, Any]]
+    """Keys of the command line, which count more than the layers."""
+    schemas: list[str]
+    """Those of its choices, such as `algo/ppo`."""
 
 
 @dataclass
@@ -83,9 +88,9 @@ class Composer:
             self.libraries[key] = Library(repository)
         return self.libraries[key]
 
-    def compose(self, overrides: Sequence[str] = ()) -> Composed:
-        """The run of these overrides, none of which may sweep."""
-        return _Layers(self, overrides).compose()
+    def compose(self, overrides: Sequence[str] = (), values: Mapping[str, Any] = MappingProxyType({})) -> Composed:
+        """The run of these overrides, none of which may sweep, and of `values`, by key, which count more."""
+        return _Layers(self, overrides).compose(values)
 
     def expand(self, overrides: Sequence[str]) -> Iterator[list[str]]:
         """The grid that `-m` runs with these overrides: one run at a time, the last key varying fastest."""
@@ -133,7 +138,7 @@ class _Layers:
         self.library = composer.library(self.overrides)
         self.repo, self.groups = self.library.repo, self.library.groups
 
-    def compose(self) -> Composed:
+    def compose(self, values: Mapping[str, Any]) -> Composed:
         self.find_search_path()
         overrides = [sound for override in self.overrides for sound in self.repair(override)]
         try:
@@ -142,15 +147,17 @@ class _Layers:
             raise ConfigError([*self.problems, broken_file(error, self.repo)]) from None
         layers = [layer for default in chosen.defaults if (layer := self.library.layer(default))]
         changes = [(o.key_or_group, o.value()) for o in chosen.config_overrides if not o.is_hydra_override()]
+        changes += values.items()
         self.note_origins(layers, changes)
         self.problems += [problem for layer in layers if (problem := self.contested(layer))]
         try:
             self.cfg = self.library.merge(layers, changes)
         except OmegaConfBaseException:
             self.merge_with_care(layers, changes)
-            return Composed(self.build(self.cfg, ""), self.origins, self.problems, layers)
-        sections = {name: self.section(name, layers, changes) for name in RunConfig.__dataclass_fields__}
-        return Composed(RunConfig(**sections), self.origins, self.problems, layers)
+            run = self.build(self.cfg, "")
+        else:
+            run = RunConfig(**{name: self.section(name, layers, changes) for name in RunConfig.__dataclass_fields__})
+        return Composed(run, self.origins, self.problems, layers, changes, self.schemas)
 
     def section(self, name: str, layers: Sequence[Layer], changes: Sequence[tuple[str, Any]]) -> Any:
         if any(first_word(key) == name for key, _ in changes):

@@ -1,6 +1,6 @@
 """A run as an experiment file: the choices and the values in which it differs from what `conf/` would make of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from rlhf_hydra.config.compose import Composer, leaves
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.keys import schema_name
 from rlhf_hydra.config.resolve import resolve
-from rlhf_hydra.config.saved import plain
+from rlhf_hydra.config.saved import load_run_yaml, plain, saved_command, words_of
 from rlhf_hydra.config.schema import RunConfig, Section
+from rlhf_hydra.config.secrets import redacted
 
 PLACES = ("task", "outputs", "run", "sweep")
 """What is done with a run, and where it writes: no part of an experiment."""
@@ -33,9 +34,40 @@ def experiment_yaml(run: RunConfig, config_dir: str | None = None) -> str:
             raise Failure(f"there is no {group}={name} here; name the folder that has it with --config-dir")
     lines = [f"{'+' if is_entry(run, group) else ''}{group}={name}" for group, name in chosen.items()]
     base = resolve(composer.compose(lines).run)
+    values = needed(run, composer, lines, difference(comparable(run), comparable(base)))
     defaults = [{f"{'' if is_entry(run, group) else 'override '}/{group}": name} for group, name in chosen.items()]
-    content = ({"defaults": [*defaults, "_self_"]} if defaults else {}) | difference(comparable(run), comparable(base))
+    content = ({"defaults": [*defaults, "_self_"]} if defaults else {}) | values
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120) if content else ""
+
+
+def needed(run: RunConfig, composer: Composer, lines: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
+    """`values` without those that follow from the others, as `reward.rule` does from `data.rule`.
+
+    Raises:
+        Failure: choices and values do not make this run.
+    """
+    kept = dict(leaves(values))
+    if wrong := unlike(run, composer, lines, kept):
+        raise Failure(f"this run cannot be written as choices and values; what would differ: {', '.join(wrong)}")
+    for name in list(kept):
+        rest = {key: value for key, value in kept.items() if key != name}
+        kept = kept if unlike(run, composer, lines, rest) else rest
+    tree: dict[str, Any] = {}
+    for name, value in kept.items():
+        *parents, last = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def unlike(run: RunConfig, composer: Composer, lines: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """The keys in which what these overrides and values compose to is not `run`; [] if it is."""
+    composed = composer.compose(lines, values)
+    ours, theirs = (dict(leaves(comparable(each))) for each in (run, resolve(composed.run)))
+    wrong = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key) or (key in ours) != (key in theirs)]
+    return [problem.key for problem in composed.problems] + wrong
 
 
 def choices(run: RunConfig) -> dict[str, str]:
@@ -85,7 +117,20 @@ def difference(value: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
 
 def composes_to(run: RunConfig, config_dir: Path, overrides: Sequence[str]) -> list[str]:
     """The keys in which what these overrides compose to is not `run`; [] if it is."""
-    composed = Composer(str(config_dir)).compose(overrides)
-    ours, theirs = (dict(leaves(comparable(each))) for each in (run, resolve(composed.run)))
-    wrong = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key) or (key in ours) != (key in theirs)]
-    return [problem.key for problem in composed.problems] + wrong
+    return unlike(run, Composer(str(config_dir)), overrides, {})
+
+
+def export(folder: Path, name: str, config_dir: str | None = None) -> Path:
+    """Write the run in `folder` as the experiment `name`, below `config_dir`, or else below the folder of the run.
+
+    Raises:
+        Failure: there is such a file, or the run has a choice that is found nowhere.
+    """
+    command = saved_command(folder / "run.yaml")
+    text = experiment_yaml(load_run_yaml(folder / "run.yaml"), config_dir or words_of(command)[0])
+    file = Path(config_dir or folder / "export") / f"experiment/{name}.yaml"
+    if file.exists():
+        raise Failure(f"{file} is there already; give another name=NAME")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(redacted(f"# @package _global_\n# {command}\n{text}"))
+    return file

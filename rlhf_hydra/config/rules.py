@@ -521,7 +521,7 @@ def host_memory(run: RunConfig) -> Iterator[Problem]:
 # --------------------------------------------------------------------------------------------------------- task
 
 
-READ_RUNS = ("resume", "report", "compare")
+READ_RUNS = ("resume", "rerun", "export", "report", "compare")
 
 
 def resume(run: RunConfig) -> Iterator[Problem]:

@@ -46,6 +46,10 @@ class DataReport:
     """Of the longest prompt that is used."""
     fingerprint: str
 
+    def record(self) -> dict[str, Any]:
+        """What tells whether another run has the same data."""
+        return {"source": self.source, "fingerprint": self.fingerprint, "rows": self.used}
+
     def __str__(self) -> str:
         head = f"{self.source}: {self.used} of {self.read} prompts, up to {self.max_tokens} tokens"
         reasons = (f"  dropped {count}: {why} (first: row {self.examples[why]})" for why, count in self.dropped.items())
