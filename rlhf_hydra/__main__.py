@@ -9,8 +9,10 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from glob import glob, has_magic
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,10 +40,11 @@ from rlhf_hydra.config.resolve import resolve
 from rlhf_hydra.config.rules import run_folders
 from rlhf_hydra.config.saved import save_run_yaml, saved_command, words_of
 from rlhf_hydra.config.schema import ReportTask, RunConfig
-from rlhf_hydra.config.store import find_conf_dir, new_folder
+from rlhf_hydra.config.store import HIDDEN, find_conf_dir, new_folder
 from rlhf_hydra.config.summary import summary
 from rlhf_hydra.rerun import compare
 
+EXPLAIN = "Write task=check explain=KEY, without -m."
 SHOWN = 20
 """Runs of a sound grid that `task=check` lists."""
 
@@ -87,7 +90,9 @@ def start(args: Namespace) -> None:
     composer = Composer(args.config_dir)
     if args.help:
         print(help_text(composer.files))
-    elif args.hydra_help or args.cfg or args.info or args.shell_completion:
+    elif args.shell_completion:
+        complete(args)
+    elif args.hydra_help or args.cfg or args.info:
         hand_to_hydra(args)
     elif task := next((task for line, task in TASKS.items() if line in args.overrides), None):
         task(args, composer)
@@ -95,6 +100,13 @@ def start(args: Namespace) -> None:
         for _, run in list(checked_runs(args, composer)):
             preflight(run)
         hand_to_hydra(args)
+
+
+def complete(args: Namespace) -> None:
+    """What Hydra answers to a shell, less the groups that are no choice."""
+    with redirect_stdout(StringIO()) as answer:
+        hand_to_hydra(args)
+    print("\n".join(line for line in answer.getvalue().splitlines() if line not in HIDDEN))
 
 
 def refuse_flags(args: Namespace) -> None:
@@ -107,6 +119,8 @@ def refuse_flags(args: Namespace) -> None:
         found.append(
             Problem("flag", "-m", "one config is shown at a time", "Drop -m, and choose one value of each key.")
         )
+    if "explain" in given(args) and (args.multirun or "task=check" not in args.overrides):
+        found.append(Problem("explain", "explain", "is asked of one run, and of no other task than check", EXPLAIN))
     if found:
         raise ConfigError(found)
 

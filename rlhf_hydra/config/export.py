@@ -126,11 +126,11 @@ def export(folder: Path, name: str, config_dir: str | None = None) -> Path:
     Raises:
         Failure: there is such a file, or the run has a choice that is found nowhere.
     """
-    command = saved_command(folder / "run.yaml")
-    text = experiment_yaml(load_run_yaml(folder / "run.yaml"), config_dir or words_of(command)[0])
+    run, command = load_run_yaml(folder / "run.yaml"), saved_command(folder / "run.yaml")
+    text = experiment_yaml(run, config_dir or words_of(command)[0])
     file = Path(config_dir or folder / "export") / f"experiment/{name}.yaml"
     if file.exists():
         raise Failure(f"{file} is there already; give another name=NAME")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(redacted(f"# @package _global_\n# {command}\n{text}"))
+    file.write_text(redacted(f"# @package _global_\n# From a run of: {command}\n{text}"))
     return file
