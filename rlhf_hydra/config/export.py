@@ -27,17 +27,28 @@ def experiment_yaml(run: RunConfig, config_dir: str | None = None) -> str:
         Failure: the run has a choice that is found nowhere.
     """
     composer = Composer(config_dir)
-    usual = choices(composer.compose().run)
-    chosen = {group: name for group, name in choices(run).items() if usual.get(group) != name}
+    chosen = unusual(run, composer.compose().run)
     for group, name in chosen.items():
         if name not in composer.files.get_group_options(group.partition("@")[0]):
             raise Failure(f"there is no {group}={name} here; name the folder that has it with --config-dir")
-    lines = [f"{'+' if is_entry(run, group) else ''}{group}={name}" for group, name in chosen.items()]
+    groups = {group: name for group, name in chosen.items() if not is_entry(run, group)}
+    partly = composer.compose([f"{group}={name}" for group, name in groups.items()]).run
+    entries = {group: name for group, name in unusual(run, partly).items() if is_entry(run, group)}
+    new = [group for group in entries if group not in choices(partly)]
+    chosen = groups | entries
+    lines = [f"{'+' if group in new else ''}{group}={name}" for group, name in chosen.items()]
     base = resolve(composer.compose(lines).run)
     values = needed(run, composer, lines, difference(comparable(run), comparable(base)))
-    defaults = [{f"{'' if is_entry(run, group) else 'override '}/{group}": name} for group, name in chosen.items()]
+    defaults = [{f"{'' if group in new else 'override '}/{group}": name} for group, name in chosen.items()]
+    defaults.sort(key=lambda entry: next(iter(entry)).startswith("override"))  # as Hydra wants it
     content = ({"defaults": [*defaults, "_self_"]} if defaults else {}) | values
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120) if content else ""
+
+
+def unusual(run: RunConfig, base: RunConfig) -> dict[str, str]:
+    """The choices of `run` that `base` does not have."""
+    have = choices(base)
+    return {group: name for group, name in choices(run).items() if have.get(group) != name}
 
 
 def needed(run: RunConfig, composer: Composer, lines: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
@@ -127,6 +138,7 @@ def export(folder: Path, name: str, config_dir: str | None = None) -> Path:
         Failure: there is such a file, or the run has a choice that is found nowhere.
     """
     run, command = load_run_yaml(folder / "run.yaml"), saved_command(folder / "run.yaml")
+    Path(config_dir or folder).mkdir(parents=True, exist_ok=True)
     text = experiment_yaml(run, config_dir or words_of(command)[0])
     file = Path(config_dir or folder / "export") / f"experiment/{name}.yaml"
     if file.exists():
