@@ -298,7 +298,7 @@ def broken_file(error: Exception, repo: CachingConfigRepository) -> Problem:
     """A YAML file that cannot be read, or that names a choice which does not exist."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
-        return Problem("yaml", f"{mark.name}:{mark.line + 1}", f"is not YAML: {error.problem}")
+        return Problem("yaml", f"{shown(Path(mark.name))}:{mark.line + 1}", f"is not YAML: {error.problem}")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return unknown_option(group, option, error.options or [], who_chose(repo, group, option))

@@ -84,7 +84,7 @@ def unsound(one: Installed) -> Iterator[Problem]:
             yield Problem("plugin", one.title, f"has a schema for `{path}`", fix)
         elif not (isinstance(schema, type) and issubclass(schema, kinds[group]) and is_dataclass(schema)):
             fix = f"Derive it, as a dataclass, from {kinds[group].__name__} or a class that does."
-            yield Problem("plugin", one.title, f"its schema {path} is not a {kinds[group].__name__}", fix)
+            yield Problem("plugin", one.title, f"its schema {path} does not fit {kinds[group].__name__}", fix)
 
 
 def is_package(name: str) -> bool:

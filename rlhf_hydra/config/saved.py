@@ -51,14 +51,14 @@ def load_run_yaml(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         cfg = OmegaConf.merge(RunConfig, typed(yaml.safe_load(path.read_text())))
     except OSError:
-        fix = "Give the folder of a run that has begun: task=resume run=outputs/ALGO-MODEL/TIME."
+        fix = "Give the folder of a run that has begun: run=outputs/ALGO-MODEL/TIME."
         raise ConfigError([Problem("resume", "run", f"there is no {path}", fix, path.parent, COMMAND_LINE)]) from None
-    except KeyError as error:
-        says, fix = f"needs the schema {error}, which nothing here brings", "Install the package that it comes from."
-        raise ConfigError([Problem("resume", str(path), says, fix)]) from None
     except (yaml.YAMLError, OmegaConfBaseException, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError([Problem("resume", str(path), f"is not a run.yaml of this version: {reason}")]) from None
+    except KeyError as error:
+        says, fix = f"needs the schema {error}, which nothing here brings", "Install the package that it comes from."
+        raise ConfigError([Problem("resume", str(path), says, fix)]) from None
     assert isinstance(cfg, DictConfig)
     schemas = [name for name in (schema_name_of(cfg, f.name) for f in fields(RunConfig)) if name]
     problems = [problem for line in overrides if (problem := change(cfg, line, schemas))]

@@ -51,6 +51,8 @@ OTHERS = [
     ("task=train", set()),
     ("task=check", set()),
     ("task=resume", {"resume"}),  # needs run=FOLDER
+    *[(f"task={name}", set()) for name in ("rerun", "export", "lint")],
+    *[(f"task={name}", {"runs_to_read"}) for name in ("report", "compare")],
     ("data=toy", set()),
     ("data=gsm8k model=smollm2-135m", set()),
     ("data=gsm8k", {"letters_only"}),  # model=tiny writes no numbers

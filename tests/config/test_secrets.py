@@ -33,9 +33,7 @@ def test_what_looks_like_a_token_is_blotted_out(token):
     assert is_exposed(token)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "sk-short", "hf_hub", "Qwen/Qwen2.5-0.5B-Instruct", "0123456789abcdef" * 3]
-)
+@pytest.mark.parametrize("text", ["", "sk-short", "hf_hub", "Qwen/Qwen2.5-0.5B-Instruct", "0123456789abcdef" * 3])
 def test_other_texts_stay(text):
     assert redacted(text) == text and not is_exposed(text)
 
