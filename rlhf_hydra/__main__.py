@@ -3,15 +3,19 @@
 Nothing that is slow to import is imported before a run has passed its check.
 """
 
-import glob
 import logging.config
 import os
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from glob import glob, has_magic
+from io import StringIO
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
@@ -21,19 +25,26 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf_hydra import provenance
 from rlhf_hydra.cluster.hardware import preflight
 from rlhf_hydra.config.check import checked_resume, checked_run
 from rlhf_hydra.config.compose import Composer, is_free, to_run
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, foreign
+from rlhf_hydra.config.explain import explain as explain_key
+from rlhf_hydra.config.export import export as export_run
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.help import help_text
+from rlhf_hydra.config.layers import leaves
+from rlhf_hydra.config.lint import lint as find_repetitions
 from rlhf_hydra.config.resolve import resolve
 from rlhf_hydra.config.rules import run_folders
-from rlhf_hydra.config.saved import save_run_yaml, saved_command
+from rlhf_hydra.config.saved import save_run_yaml, saved_command, words_of
 from rlhf_hydra.config.schema import ReportTask, RunConfig, Supervised
-from rlhf_hydra.config.store import find_conf_dir
+from rlhf_hydra.config.store import HIDDEN, find_conf_dir, new_folder
 from rlhf_hydra.config.summary import summary
+from rlhf_hydra.rerun import compare
 
+EXPLAIN = "Write task=check explain=KEY, without -m."
 SHOWN = 20
 """Runs of a sound grid that `task=check` lists."""
 
@@ -79,18 +90,23 @@ def start(args: Namespace) -> None:
     composer = Composer(args.config_dir)
     if args.help:
         print(help_text(composer.files))
-    elif args.hydra_help or args.cfg or args.info or args.shell_completion:
+    elif args.shell_completion:
+        complete(args)
+    elif args.hydra_help or args.cfg or args.info:
         hand_to_hydra(args)
-    elif {"task=report", "task=compare"} & set(args.overrides):
-        look_back(args, composer)
-    elif "task=resume" in args.overrides:
-        resume(args)
-    elif "task=check" in args.overrides:
-        report(args, composer)
+    elif task := next((task for line, task in TASKS.items() if line in args.overrides), None):
+        task(args, composer)
     else:
         for _, run in list(checked_runs(args, composer)):
             preflight(run)
         hand_to_hydra(args)
+
+
+def complete(args: Namespace) -> None:
+    """What Hydra answers to a shell, less the groups that are no choice."""
+    with redirect_stdout(StringIO()) as answer:
+        hand_to_hydra(args)
+    print("\n".join(line for line in answer.getvalue().splitlines() if line not in HIDDEN))
 
 
 def refuse_flags(args: Namespace) -> None:
@@ -103,6 +119,8 @@ def refuse_flags(args: Namespace) -> None:
         found.append(
             Problem("flag", "-m", "one config is shown at a time", "Drop -m, and choose one value of each key.")
         )
+    if "explain" in given(args) and (args.multirun or "task=check" not in args.overrides):
+        found.append(Problem("explain", "explain", "is asked of one run, and of no other task than check", EXPLAIN))
     if found:
         raise ConfigError(found)
 
@@ -127,12 +145,24 @@ def job(cfg: DictConfig) -> None:
 def begin(run: RunConfig, folder: Path, words: str, resume: bool = False) -> None:
     """Write down what is run, and run it."""
     save_run_yaml(run, folder / "run.yaml", words)
+    provenance.write(folder, run, words, {} if resume else asked(run, words))
     if isinstance(run.algo, Supervised):
         from rlhf_hydra.supervised import train
     else:
         from rlhf_hydra.driver import train
 
     train(run, folder, words, resume=resume)
+
+
+def asked(run: RunConfig, words: str) -> dict[str, Any]:
+    """What a command line left to be resolved: key -> what it asked for."""
+    folder, overrides = words_of(words)
+    try:
+        before = Composer(folder).compose(overrides).run
+    except ConfigError:
+        return {}
+    was, now = (dict(leaves(asdict(each))) for each in (before, run))
+    return {key: value for key, value in was.items() if key in now and now[key] != value}
 
 
 def command(overrides: Sequence[str]) -> str:
@@ -175,13 +205,99 @@ class GridError(ConfigError):
 
 
 def report(args: Namespace, composer: Composer) -> None:
-    """`task=check`: a line for each sound run, or everything that is wrong. Writes no file."""
+    """`task=check`: a line for each sound run, or everything that is wrong. Writes no file.
+
+    `explain=KEY` says where the value of a key comes from, `explain=all` of all.
+    """
+    if name := given(args).get("explain"):
+        args.overrides = [line for line in args.overrides if not line.startswith("explain=")]
+        print(explain_key(composer.compose(args.overrides), name))
+        checked_run(args.overrides, composer)
+        return
     runs = list(checked_runs(args, composer))
     for overrides, run in islice(runs, SHOWN):
         line = " ".join(override for override in overrides if override != "task=check")
         print(f"ok  {line}" if args.multirun else summary(run))
     if args.multirun:
         print(f"{len(runs)} runs are sound" + (f", of which {SHOWN} are listed" if len(runs) > SHOWN else ""))
+
+
+# ----------------------------------------------------------------------------------------------------- resume
+
+
+def resume(args: Namespace, composer: Composer) -> None:
+    """Go on with the run in `run=FOLDER`."""
+    folder, run = saved_run(args)
+    log_to(folder)
+    begin(run, folder.resolve(), saved_command(folder / "run.yaml"), resume=True)
+
+
+def rerun(args: Namespace, composer: Composer) -> None:
+    """Repeat the run in `run=FOLDER` beside it, and compare. Exit code 1 if the numbers differ."""
+    folder, run = saved_run(args)
+    again = Path(new_folder(f"{folder.resolve()}-again"))
+    log_to(again)
+    begin(run, again, saved_command(folder / "run.yaml"))
+    is_same, text = compare(folder, again)
+    print(text)
+    sys.exit(0 if is_same else 1)
+
+
+def export(args: Namespace, composer: Composer) -> None:
+    """Write the run in `run=FOLDER` as an experiment file, and say how it is used."""
+    folder = run_folder(args)
+    only(args, "task", "run", "name")
+    name = given(args).get("name") or folder.resolve().parent.name
+    file = export_run(folder, name, args.config_dir)
+    print(f"{file}:\n\n{file.read_text()}")
+    print(f"use  python -m rlhf_hydra --config-dir {file.parents[1]} experiment={name}")
+
+
+def lint(args: Namespace, composer: Composer) -> None:
+    """Name what experiment files repeat. Exit code 1 if there is anything."""
+    only(args, "task")
+    found = find_repetitions(composer)
+    print("\n".join(found) or "experiments say nothing twice")
+    sys.exit(1 if found else 0)
+
+
+def given(args: Namespace) -> dict[str, str]:
+    """The overrides as they were typed, by key."""
+    return dict(line.partition("=")[::2] for line in args.overrides)
+
+
+def only(args: Namespace, *words: str) -> None:
+    """ConfigError where something is typed that this task does not read."""
+    says, fix = f"task={given(args)['task']} does not read it", f"There are: {', '.join(words)}."
+    found = [Problem("task", key, says, fix, value, COMMAND_LINE) for key, value in given(args).items()]
+    if wrong := [problem for problem in found if problem.key not in words]:
+        raise ConfigError(wrong)
+
+
+def run_folder(args: Namespace) -> Path:
+    """`run=FOLDER`."""
+    task = given(args)["task"]
+    if args.multirun:
+        raise ConfigError([Problem(task, "-m", f"task={task} takes one run at a time", "Drop it.")])
+    if not given(args).get("run"):
+        fix = "Add run=outputs/ALGO-MODEL/TIME."
+        raise ConfigError([Problem(task, "run", f"task={task} needs the folder of a run", fix, where=COMMAND_LINE)])
+    return Path(given(args)["run"])
+
+
+def saved_run(args: Namespace) -> tuple[Path, RunConfig]:
+    """The run in `run=FOLDER`, with changes, checked."""
+    folder = run_folder(args)
+    run = checked_resume(folder, [line for line in args.overrides if line.partition("=")[0] not in ("task", "run")])
+    preflight(run)
+    return folder, run
+
+
+def log_to(folder: Path) -> None:
+    """Log as Hydra does for a new run, onto the end of the same file."""
+    settings = yaml.safe_load((find_conf_dir() / "hydra/job_logging/rich.yaml").read_text())
+    settings["handlers"]["file"]["filename"] = str(folder / "run.log")
+    logging.config.dictConfig(settings)
 
 
 # ------------------------------------------------------------------------------------------------- report, compare
@@ -207,35 +323,22 @@ def find_folders(run: RunConfig) -> list[Path]:
     """The folders in `run`, patterns replaced by what they match."""
     found: list[Path] = []
     for name in run_folders(run) or []:
-        found += [Path(match) for match in sorted(glob.glob(name))] if glob.has_magic(name) else [Path(name)]
+        found += [Path(match) for match in sorted(glob(name))] if has_magic(name) else [Path(name)]
     if not found:
         raise ConfigError([Problem("run", "run", "matches no folder", value=run.run, where=COMMAND_LINE)])
     return found
 
 
-# ----------------------------------------------------------------------------------------------------- resume
-
-
-def resume(args: Namespace) -> None:
-    """Go on with the run in `run=FOLDER`."""
-    if args.multirun:
-        raise ConfigError([Problem("resume", "-m", "one run is resumed at a time", "Drop it.")])
-    given = dict(override.partition("=")[::2] for override in args.overrides)
-    if not given.get("run"):
-        fix = "Add run=outputs/ALGO-MODEL/TIME."
-        raise ConfigError([Problem("resume", "run", "task=resume needs the folder of a run", fix, where=COMMAND_LINE)])
-    folder = Path(given["run"])
-    run = checked_resume(folder, [line for line in args.overrides if line.partition("=")[0] not in ("task", "run")])
-    preflight(run)
-    log_to(folder)
-    begin(run, folder.resolve(), saved_command(folder / "run.yaml"), resume=True)
-
-
-def log_to(folder: Path) -> None:
-    """Log as Hydra does for a new run, onto the end of the same file."""
-    settings = yaml.safe_load((find_conf_dir() / "hydra/job_logging/rich.yaml").read_text())
-    settings["handlers"]["file"]["filename"] = str(folder / "run.log")
-    logging.config.dictConfig(settings)
+TASKS: dict[str, Callable[[Namespace, Composer], None]] = {
+    "task=check": report,
+    "task=resume": resume,
+    "task=rerun": rerun,
+    "task=export": export,
+    "task=lint": lint,
+    "task=report": look_back,
+    "task=compare": look_back,
+}
+"""What is typed for a task -> who does it. Every other task starts runs."""
 
 
 if __name__ == "__main__":

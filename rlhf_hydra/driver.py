@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from rlhf_hydra import checkpoint, experience, sampling
+from rlhf_hydra import checkpoint, experience, provenance, sampling
 from rlhf_hydra.algos.guards import Watch
 from rlhf_hydra.algos.kl import KLController
 from rlhf_hydra.algos.shaping import RewardNormalizer
@@ -44,6 +44,7 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=run.model.trust_remote_code)
         rows, report = load_prompts(run.data, tokenizer, run.rollout.max_prompt_tokens)
         tracker.note(str(report))
+        provenance.add(folder, data=report.record(), model=provenance.model_record(run.model, model))
 
         algorithm = build_algorithm(run.rl, run.rollout)
         prompts, kl = PromptStream(rows, run.seed), KLController(run.rl.kl)

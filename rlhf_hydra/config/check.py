@@ -4,7 +4,7 @@ Allowed values and ranges of single keys stand in `schema.py`, the rules that sp
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from omegaconf import MISSING
 
 from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, one_of
+from rlhf_hydra.config.layers import leaves
 from rlhf_hydra.config.layout import unread_parts
 from rlhf_hydra.config.resolve import resolve
 from rlhf_hydra.config.rules import RL_RULES, RULES, SUPERVISED_RULES, Rule
 from rlhf_hydra.config.saved import load_run_yaml
 from rlhf_hydra.config.schema import RL, RunConfig, Section, Supervised
+from rlhf_hydra.config.secrets import SHAPES, is_exposed, redacted
 
 COMPARE = {"ge": (ge, "at least"), "gt": (gt, "more than"), "le": (le, "at most"), "lt": (lt, "less than")}
 
@@ -59,7 +61,7 @@ def check(run: RunConfig, origins: Mapping[str, str] | None = None) -> list[Prob
     if not any(problem.rule == "missing" and problem.key.split(".")[0] not in MAY_LACK for problem in found):
         rules = [*RULES, *(RL_RULES if isinstance(run.algo, RL) else SUPERVISED_RULES)]
         found += [problem for rule in rules for problem in named(rule, run)]
-    found += unread(run, origins)
+    found += [*unread(run, origins), *exposed(run)]
     return [locate(problem, run, origins) for problem in found]
 
 
@@ -74,6 +76,7 @@ def locate(problem: Problem, run: RunConfig, origins: Mapping[str, str]) -> Prob
         value = value.get(key) if isinstance(value, dict) else vars(value).get(key)
     shown = None if isinstance(value, Section | dict) or value == MISSING else value
     shown = str(shown) if isinstance(shown, list) else shown  # problems are collected, and so must be hashable
+    shown = redacted(shown) if isinstance(shown, str) else shown
     return replace(problem, value=shown, where=origins.get(problem.key, ""))
 
 
@@ -113,6 +116,16 @@ def check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> Iterator[
     if any(not COMPARE[sign][0](value, bound) for sign, bound in bounds.items()):
         wanted = " and ".join(f"{COMPARE[sign][1]} {bound}" for sign, bound in bounds.items())
         yield Problem("range", name, f"must be {wanted}")
+
+
+def exposed(run: RunConfig) -> Iterator[Problem]:
+    """A secret that is written down in a config ends up in files, logs and process lists."""
+    if not SHAPES.search(repr(run)):
+        return
+    for key, value in leaves(asdict(run)):
+        if any(is_exposed(str(text)) for text in (value if isinstance(value, list) else [value])):
+            fix = f"Put it into an environment variable such as API_KEY, and write {key}='${{oc.env:API_KEY}}'."
+            yield Problem("secret", key, "looks like a token, which must not stand in a config", fix)
 
 
 def unread(run: RunConfig, origins: Mapping[str, str]) -> list[Problem]:

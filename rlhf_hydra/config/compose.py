@@ -6,11 +6,11 @@ file or override that set it, and the rest goes on, so that one start shows all 
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_origin
 
 import yaml
@@ -19,11 +19,10 @@ from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.default_element import GroupDefault, ResultDefault
+from hydra.core.default_element import GroupDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
-from hydra.plugins.config_source import ConfigResult
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,8 +37,9 @@ from rlhf_hydra.config.errors import (
     unknown_option,
 )
 from rlhf_hydra.config.keys import all_keys
+from rlhf_hydra.config.layers import Layer, Library, file_of, first_word, leaves, shown
 from rlhf_hydra.config.schema import RunConfig, Section
-from rlhf_hydra.config.store import HIDDEN, find_conf_dir, register
+from rlhf_hydra.config.store import find_conf_dir, register
 
 
 @dataclass
@@ -49,6 +49,12 @@ class Composed:
     run: RunConfig
     origins: dict[str, str]
     problems: list[Problem]
+    layers: list[Layer]
+    """Files and schemas, each counting more than those before it."""
+    changes: list[tuple[str, Any]]
+    """Keys of the command line, which count more than the layers."""
+    schemas: list[str]
+    """Those of its choices, such as `algo/ppo`."""
 
 
 @dataclass
@@ -58,6 +64,7 @@ class Composer:
     config_dir: str | None = None
     loader: ConfigLoaderImpl = field(init=False)
     files: CachingConfigRepository = field(init=False)
+    libraries: dict[str, Library] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         register()
@@ -68,20 +75,22 @@ class Composer:
                 raise ConfigError([Problem("searchpath", "--config-dir", "there is no such folder", value=folder)])
             search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
         self.loader = ConfigLoaderImpl(search_path)
-        self.files = CachingConfigRepository(self.loader.repository)
+        self.files = self.library([]).repo
 
-    def repository(self, overrides: Sequence[Override]) -> CachingConfigRepository:
-        """The files to compose from; those of `conf/` are read once for all runs of a grid."""
-        if not any(override.key_or_group == "hydra.searchpath" for override in overrides):
-            return self.files
-        repository = CachingConfigRepository(self.loader.repository)
-        with warnings.catch_warnings(action="ignore"):
-            self.loader._process_config_searchpath("config", list(overrides), repository)
-        return repository
+    def library(self, overrides: Sequence[Override]) -> Library:
+        """The files to compose from, which are read once for all runs of a grid."""
+        given = [override for override in overrides if override.key_or_group == "hydra.searchpath"]
+        key = " ".join(str(override.input_line) for override in given)
+        if key not in self.libraries:
+            repository = CachingConfigRepository(self.loader.repository)
+            with warnings.catch_warnings(action="ignore"):
+                self.loader._process_config_searchpath("config", given, repository)
+            self.libraries[key] = Library(repository)
+        return self.libraries[key]
 
-    def compose(self, overrides: Sequence[str] = ()) -> Composed:
-        """The run of these overrides, none of which may sweep."""
-        return _Layers(self, overrides).compose()
+    def compose(self, overrides: Sequence[str] = (), values: Mapping[str, Any] = MappingProxyType({})) -> Composed:
+        """The run of these overrides, none of which may sweep, and of `values`, by key, which count more."""
+        return _Layers(self, overrides).compose(values)
 
     def expand(self, overrides: Sequence[str]) -> Iterator[list[str]]:
         """The grid that `-m` runs with these overrides: one run at a time, the last key varying fastest."""
@@ -126,24 +135,44 @@ class _Layers:
                 self.overrides.append(parse(parser, line))
             except ConfigError as error:
                 self.problems += error.problems
-        self.repo = composer.repository(self.overrides)
-        groups = self.repo.get_group_options("", results_filter=None)
-        self.groups = [name for name in groups if name not in HIDDEN and self.repo.group_exists(name)]
+        self.library = composer.library(self.overrides)
+        self.repo, self.groups = self.library.repo, self.library.groups
 
-    def compose(self) -> Composed:
+    def compose(self, values: Mapping[str, Any]) -> Composed:
         self.find_search_path()
         overrides = [sound for override in self.overrides for sound in self.repair(override)]
         try:
             chosen = create_defaults_list(self.repo, "config", overrides, prepend_hydra=True, skip_missing=False)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
             raise ConfigError([*self.problems, broken_file(error, self.repo)]) from None
-        for default in chosen.defaults:
-            self.merge(default)
-        for override in chosen.config_overrides:
-            if not override.is_hydra_override():
-                self.set(override.key_or_group, override.value(), COMMAND_LINE)
-        run = self.build(self.cfg, "")
-        return Composed(run, self.origins, self.problems)
+        layers = [layer for default in chosen.defaults if (layer := self.library.layer(default))]
+        changes = [(o.key_or_group, o.value()) for o in chosen.config_overrides if not o.is_hydra_override()]
+        changes += values.items()
+        self.note_origins(layers, changes)
+        self.problems += [problem for layer in layers if (problem := self.contested(layer))]
+        try:
+            self.cfg = self.library.merge(layers, changes)
+        except OmegaConfBaseException:
+            self.merge_with_care(layers, changes)
+            run = self.build(self.cfg, "")
+        else:
+            run = RunConfig(**{name: self.section(name, layers, changes) for name in RunConfig.__dataclass_fields__})
+        return Composed(run, self.origins, self.problems, layers, changes, self.schemas)
+
+    def section(self, name: str, layers: Sequence[Layer], changes: Sequence[tuple[str, Any]]) -> Any:
+        if any(first_word(key) == name for key, _ in changes):
+            return self.child(self.cfg, name, name)
+        return self.library.built(name, layers, lambda: self.child(self.cfg, name, name))
+
+    def note_origins(self, layers: Sequence[Layer], changes: Sequence[tuple[str, Any]]) -> None:
+        self.schemas = [layer.schema for layer in layers if layer.schema]
+        for layer in layers:
+            self.origins |= dict.fromkeys(layer.values, layer.where) if layer.file else {}
+        for key, value in changes:
+            self.origins[key] = COMMAND_LINE
+            self.origins |= (
+                {f"{key}.{name}": COMMAND_LINE for name, _ in leaves(value)} if isinstance(value, dict) else {}
+            )
 
     def find_search_path(self) -> None:
         for source in self.repo.get_sources():
@@ -151,13 +180,22 @@ class _Layers:
                 fix = "Correct it, or install the package that it names; a package of configs needs an __init__.py."
                 self.problems.append(Problem("searchpath", "hydra.searchpath", "does not exist", fix, source.path))
 
+    def contested(self, layer: Layer) -> Problem | None:
+        """Another file of the same name would be left unread."""
+        group, _, option = layer.path.rpartition("/")
+        files = self.library.rivals(layer.path) if group and layer.file else []
+        if len(files) < 2:
+            return None
+        says = f"has several files: {', '.join(map(shown, files))}"
+        return Problem("contested", group, says, "Rename all but one.", option)
+
     def repair(self, override: Override) -> list[Override]:
         """The override if it can be given to Hydra; if not, the reason is noted, and the nearest option stands in."""
         problem = self.bad_override(override)
         if problem is None:
             return [override]
         self.problems.append(problem)
-        options = self.repo.get_group_options(problem.key) if problem.rule == "option" else []
+        options = self.library.options(problem.key) if problem.rule == "option" else []
         near = nearest(str(problem.value), options, count=1)
         return [parse(OverridesParser.create(), f"{problem.key}={option}") for option in near]
 
@@ -180,7 +218,7 @@ class _Layers:
         return self.bad_option(name, override.value())
 
     def bad_option(self, group: str, value: Any) -> Problem | None:
-        options = self.repo.get_group_options(group)
+        options = self.library.options(group)
         if value in options:
             return None
         if value is None or not isinstance(value, str):
@@ -188,29 +226,20 @@ class _Layers:
             return Problem("option", group, "is not a choice", fix, "null" if value is None else value, COMMAND_LINE)
         return unknown_option(group, value, options, COMMAND_LINE)
 
-    def merge(self, default: ResultDefault) -> None:
-        """Merge one file or schema; where that fails, one key after another."""
-        path = default.config_path or ""
-        if path.startswith("hydra/"):
-            return
-        if path.startswith("schema/") and path != "schema/config":
-            self.schemas.append(path.removeprefix("schema/"))
-        loaded = self.repo.load_config(path)
-        assert loaded is not None
-        layer = embed(loaded.config, default.package)
-        if not path.startswith("schema/"):
-            layer.pop("hydra", None)
-            self.origins |= {key: file_of(loaded, path) for key, _ in leaves(layer)}
-        try:
-            self.cfg.merge_with(layer)
-        except OmegaConfBaseException:
-            for key, value in leaves(layer):
-                self.set(key, value, self.origins[key])
+    def merge_with_care(self, layers: Sequence[Layer], changes: Sequence[tuple[str, Any]]) -> None:
+        """Merge the layers; where one cannot be, its keys one after another, and note those that cannot."""
+        self.cfg = OmegaConf.structured(RunConfig)
+        for layer in layers:
+            try:
+                self.cfg.merge_with(layer.content)
+            except OmegaConfBaseException:
+                for key, value in layer.values.items():
+                    self.set(key, value, layer.where)
+        for key, value in changes:
+            self.set(key, value, COMMAND_LINE)
 
     def set(self, key: str, value: Any, where: str) -> None:
         """Set one key, or note why not."""
-        self.origins[key] = where
-        self.origins |= {f"{key}.{name}": where for name, _ in leaves(value)} if isinstance(value, dict) else {}
         try:
             OmegaConf.update(self.cfg, key, value, merge=True)
         except OmegaConfBaseException as error:
@@ -246,25 +275,6 @@ class _Layers:
             return MISSING
 
 
-def embed(config: Any, package: str | None) -> DictConfig:
-    """`config` below the dotted key `package`."""
-    if not package:
-        return config
-    layer = OmegaConf.create()
-    OmegaConf.update(layer, package, config, merge=False)
-    return layer
-
-
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted keys of a tree, with their values as written; an empty section is a leaf."""
-    tree: Any = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def section_of(node: Any) -> type[Section] | None:
     """The schema of a config node, or None where it is a mapping, a value, or not there."""
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
@@ -284,19 +294,11 @@ def is_unknown(cfg: DictConfig, name: str) -> bool:
     return False
 
 
-def file_of(loaded: ConfigResult, path: str) -> str:
-    """The file that a config was read from, relative to the working directory where it lies below."""
-    file = Path(loaded.path.removeprefix("file://")) / f"{path}.yaml"
-    with suppress(ValueError):
-        file = file.relative_to(Path.cwd())
-    return str(file)
-
-
 def broken_file(error: Exception, repo: CachingConfigRepository) -> Problem:
     """A YAML file that cannot be read, or that names a choice which does not exist."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
-        return Problem("yaml", f"{mark.name}:{mark.line + 1}", f"is not YAML: {error.problem}")
+        return Problem("yaml", f"{shown(Path(mark.name))}:{mark.line + 1}", f"is not YAML: {error.problem}")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return unknown_option(group, option, error.options or [], who_chose(repo, group, option))
@@ -309,7 +311,7 @@ def who_chose(repo: CachingConfigRepository, group: str, option: str) -> str:
     for key, loaded in repo.cache.items():
         for default in (loaded.defaults_list or []) if loaded else []:
             if isinstance(default, GroupDefault) and (str(default.group).lstrip("/"), default.value) == (group, option):
-                found = file_of(loaded, key.removeprefix("config_path="))  # type: ignore[arg-type]
+                found = shown(file_of(loaded.path, key.removeprefix("config_path=")))  # type: ignore[union-attr]
     return found
 
 

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from functools import cache
@@ -11,10 +12,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rlhf_hydra.config import schema
 from rlhf_hydra.config.check import COMPARE
 from rlhf_hydra.config.keys import Key, all_keys, type_name
-from rlhf_hydra.config.schema import SCHEMAS, RunConfig
+from rlhf_hydra.config.plugins import schemas
+from rlhf_hydra.config.schema import RunConfig
 
 HEADER = """\
 # Every key of a run
@@ -29,10 +30,14 @@ the key, by schema.
 
 
 @cache
-def meanings() -> dict[tuple[str, str], str]:
-    """(class, field) -> the docstring under the field."""
-    found = {}
-    for node in ast.parse(inspect.getsource(schema)).body:
+def meanings(module: str) -> dict[tuple[str, str], str]:
+    """(class, field) -> the docstring under the field, of the classes of a module."""
+    found: dict[tuple[str, str], str] = {}
+    try:
+        source = inspect.getsource(sys.modules[module])
+    except OSError:  # of a team, and not there to be read
+        return found
+    for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef):
             for this, after in zip(node.body, node.body[1:], strict=False):
                 if (
@@ -46,13 +51,13 @@ def meanings() -> dict[tuple[str, str], str]:
 
 def meaning(key: Key) -> str:
     """The docstring under the field, in its class or the nearest base that has one."""
-    texts = (meanings().get((base.__name__, key.field.name)) for base in key.owner.__mro__)
+    texts = (meanings(base.__module__).get((base.__name__, key.field.name)) for base in key.owner.__mro__[:-1])
     return next((text for text in texts if text), "")
 
 
 def default(key: Key) -> str:
     """As it is after every section has changed the defaults of the sections inside it."""
-    value: Any = SCHEMAS[key.schemas[0]]() if key.schemas else RunConfig()
+    value: Any = schemas()[key.schemas[0]]() if key.schemas else RunConfig()
     for name in key.name.split(".")[1 if key.schemas else 0 :]:
         value = getattr(value, name)
     if value == MISSING:
@@ -71,7 +76,7 @@ def allowed(key: Key) -> str:
 def rows(name: str, variants: tuple[Key, ...]) -> Iterator[str]:
     """A row of the table for each way in which the choices declare a key."""
     group = name.split(".")[0]
-    everyone = {path for path in SCHEMAS if path.startswith(f"{group}/")}
+    everyone = {path for path in schemas() if path.startswith(f"{group}/")}
     described = [(default(key), allowed(key), meaning(key)) for key in variants]
     for facts in dict.fromkeys(described):
         owners = [

@@ -2,42 +2,16 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 
+from rlhf_hydra.config.failure import ConfigError as ConfigError
+from rlhf_hydra.config.failure import Problem as Problem
 from rlhf_hydra.config.keys import Key, all_keys, type_name
 
 COMMAND_LINE = "command line"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: which key, with which value, set where, why that fails, and the way out."""
-
-    rule: str
-    """Name of the rule that refuses."""
-    key: str
-    says: str
-    fix: str = ""
-    value: Any = None
-    where: str = ""
-    """A YAML file, or the command line; empty for a default."""
-
-    def __str__(self) -> str:
-        value = "" if self.value is None else f"={self.value}"
-        where = f" ({self.where})" if self.where else ""
-        return f"{self.key}{value}{where}: {self.says}" + (f"\n    {self.fix}" if self.fix else "")
-
-
-class ConfigError(Exception):
-    """A run that cannot be started, with everything that is wrong about it."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = list(problems)
-        super().__init__("\n".join(f"error: {problem}" for problem in self.problems))
 
 
 def nearest(word: str, options: Iterable[str], count: int = 3) -> list[str]:

@@ -1,6 +1,6 @@
 """A run as an experiment file: the choices and the values in which it differs from what `conf/` would make of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from rlhf_hydra.config.compose import Composer, leaves
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.keys import schema_name
 from rlhf_hydra.config.resolve import resolve
-from rlhf_hydra.config.saved import plain
+from rlhf_hydra.config.saved import load_run_yaml, plain, saved_command, words_of
 from rlhf_hydra.config.schema import RunConfig, Section
+from rlhf_hydra.config.secrets import redacted
 
 PLACES = ("task", "outputs", "run", "sweep")
 """What is done with a run, and where it writes: no part of an experiment."""
@@ -25,27 +26,58 @@ def experiment_yaml(run: RunConfig, composer: Composer) -> str:
     Raises:
         Failure: the run has a choice that is found nowhere.
     """
-    chosen: dict[str, str] = {}
-    base = composer.compose().run
-    for entries in (False, True):  # first the choices of every run, which may bring entries such as `reward.parts.rule`
-        usual = choices(base)
-        new = {group: name for group, name in choices(run).items() if usual.get(group) != name}
-        chosen |= {group: name for group, name in new.items() if is_entry(run, group) == entries}
-        refuse_unknown(chosen, composer)
-        base = composer.compose(
-            [f"{'+' if is_entry(run, group) else ''}{group}={chosen[group]}" for group in chosen]
-        ).run
-    added = [{f"/{group}": name} for group, name in chosen.items() if is_entry(run, group)]
-    changed = [{f"override /{group}": name} for group, name in chosen.items() if not is_entry(run, group)]
-    content = {"defaults": [*added, "_self_", *changed]} if chosen else {}  # Hydra wants overrides last
-    content |= difference(comparable(run), comparable(resolve(base)))
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120) if content else ""
-
-
-def refuse_unknown(chosen: dict[str, str], composer: Composer) -> None:
+    chosen = unusual(run, composer.compose().run)
     for group, name in chosen.items():
         if name not in composer.files.get_group_options(group.partition("@")[0]):
             raise Failure(f"there is no {group}={name} here; name the folder that has it with --config-dir")
+    groups = {group: name for group, name in chosen.items() if not is_entry(run, group)}
+    partly = composer.compose([f"{group}={name}" for group, name in groups.items()]).run
+    entries = {group: name for group, name in unusual(run, partly).items() if is_entry(run, group)}
+    new = [group for group in entries if group not in choices(partly)]
+    chosen = groups | entries
+    lines = [f"{'+' if group in new else ''}{group}={name}" for group, name in chosen.items()]
+    base = resolve(composer.compose(lines).run)
+    values = needed(run, composer, lines, difference(comparable(run), comparable(base)))
+    defaults = [{f"{'' if group in new else 'override '}/{group}": name} for group, name in chosen.items()]
+    defaults.sort(key=lambda entry: next(iter(entry)).startswith("override"))  # as Hydra wants it
+    content = ({"defaults": [*defaults, "_self_"]} if defaults else {}) | values
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120) if content else ""
+
+
+def unusual(run: RunConfig, base: RunConfig) -> dict[str, str]:
+    """The choices of `run` that `base` does not have."""
+    have = choices(base)
+    return {group: name for group, name in choices(run).items() if have.get(group) != name}
+
+
+def needed(run: RunConfig, composer: Composer, lines: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
+    """`values` without those that follow from the others, as `reward.rule` does from `data.rule`.
+
+    Raises:
+        Failure: choices and values do not make this run.
+    """
+    kept = dict(leaves(values))
+    if wrong := unlike(run, composer, lines, kept):
+        raise Failure(f"this run cannot be written as choices and values; what would differ: {', '.join(wrong)}")
+    for name in list(kept):
+        rest = {key: value for key, value in kept.items() if key != name}
+        kept = kept if unlike(run, composer, lines, rest) else rest
+    tree: dict[str, Any] = {}
+    for name, value in kept.items():
+        *parents, last = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def unlike(run: RunConfig, composer: Composer, lines: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """The keys in which what these overrides and values compose to is not `run`; [] if it is."""
+    composed = composer.compose(lines, values)
+    ours, theirs = (dict(leaves(comparable(each))) for each in (run, resolve(composed.run)))
+    wrong = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key) or (key in ours) != (key in theirs)]
+    return [problem.key for problem in composed.problems] + wrong
 
 
 def choices(run: RunConfig) -> dict[str, str]:
@@ -95,7 +127,21 @@ def difference(value: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
 
 def composes_to(run: RunConfig, config_dir: Path, overrides: Sequence[str]) -> list[str]:
     """The keys in which what these overrides compose to is not `run`; [] if it is."""
-    composed = Composer(str(config_dir)).compose(overrides)
-    ours, theirs = (dict(leaves(comparable(each))) for each in (run, resolve(composed.run)))
-    wrong = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key) or (key in ours) != (key in theirs)]
-    return [problem.key for problem in composed.problems] + wrong
+    return unlike(run, Composer(str(config_dir)), overrides, {})
+
+
+def export(folder: Path, name: str, config_dir: str | None = None) -> Path:
+    """Write the run in `folder` as the experiment `name`, below `config_dir`, or else below the folder of the run.
+
+    Raises:
+        Failure: there is such a file, or the run has a choice that is found nowhere.
+    """
+    run, command = load_run_yaml(folder / "run.yaml"), saved_command(folder / "run.yaml")
+    Path(config_dir or folder).mkdir(parents=True, exist_ok=True)
+    text = experiment_yaml(run, Composer(config_dir or words_of(command)[0]))
+    file = Path(config_dir or folder / "export") / f"experiment/{name}.yaml"
+    if file.exists():
+        raise Failure(f"{file} is there already; give another name=NAME")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(redacted(f"# @package _global_\n# From a run of: {command}\n{text}"))
+    return file

@@ -13,7 +13,11 @@ python -m rlhf_hydra [task=TASK] [GROUP=OPTION ...] [KEY=VALUE ...]
 Tasks
   task=train     the default: train, and leave everything in outputs/<algo>-<model>/<time>/
   task=check     say whether the run is sound, and start nothing; with -m, every run of the grid
+                 task=check explain=KEY: where a value comes from, what it overrides, what is allowed; explain=all
   task=resume    go on with a run that was stopped: task=resume run=FOLDER [KEY=VALUE ...]
+  task=rerun     repeat a run beside it, and compare the numbers: task=rerun run=FOLDER
+  task=export    write a run as a short experiment file to share: task=export run=FOLDER [name=NAME]
+  task=lint      name what experiment files say without need
   task=report    tables, plots and the best of a sweep or of any runs: task=report run=FOLDER, run=[FOLDER,FOLDER]
   task=compare   how two runs differ, in config, code and curves: task=compare run=[FOLDER,FOLDER]
 

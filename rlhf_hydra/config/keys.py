@@ -6,7 +6,8 @@ from functools import cache
 from types import NoneType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from rlhf_hydra.config.schema import SCHEMAS, RunConfig
+from rlhf_hydra.config.plugins import schemas
+from rlhf_hydra.config.schema import RunConfig
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ def walk(section: type, prefix: str = "", schemas: tuple[str, ...] = ()) -> Iter
 @cache
 def all_keys() -> dict[str, tuple[Key, ...]]:
     """Dotted key -> its variants: one for a key of every run, several where choices declare it differently."""
-    groups = {path.split("/")[0] for path in SCHEMAS}
+    groups = {path.split("/")[0] for path in schemas()}
     found = [key for key in walk(RunConfig) if key.name.split(".")[0] not in groups or key.name in groups]
-    for path, schema in SCHEMAS.items():
+    for path, schema in schemas().items():
         found += walk(schema, f"{path.split('/')[0]}.", (path,))
     table: dict[str, tuple[Key, ...]] = {}
     for key in found:
@@ -56,7 +57,7 @@ def all_keys() -> dict[str, tuple[Key, ...]]:
 
 def schema_name(section: object) -> str | None:
     """`algo/ppo` for an object whose class is registered under that name."""
-    return next((path for path, schema in SCHEMAS.items() if type(section) is schema), None)
+    return next((path for path, schema in schemas().items() if type(section) is schema), None)
 
 
 def type_name(kind: Any) -> str:

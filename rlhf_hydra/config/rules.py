@@ -661,6 +661,21 @@ def endless_patience(run: RunConfig) -> Iterator[Problem]:
 # --------------------------------------------------------------------------------------------------------- task
 
 
+READ_RUNS = ("resume", "rerun", "export", "report", "compare")
+
+
+def resume(run: RunConfig) -> Iterator[Problem]:
+    if run.task.name == "resume" and run.run is None:
+        yield Problem("", "run", "task=resume needs the folder of a run", "Add run=outputs/ALGO-MODEL/TIME.")
+    if run.task.name not in READ_RUNS and run.run is not None:
+        yield Problem("", "run", f"task={run.task.name} starts a new run", "Drop it, or add task=resume.")
+
+
+def some_steps(run: RunConfig) -> Iterator[Problem]:
+    if run.steps == 0:
+        yield Problem("", "steps", f"must be at least 1: algo={run.algo.name} does as many steps", "Set it above 0.")
+
+
 def runs_to_read(run: RunConfig) -> Iterator[Problem]:
     """A report has at least one folder, a comparison two."""
     folders = run_folders(run)
@@ -677,18 +692,6 @@ def run_folders(run: RunConfig) -> list[str] | None:
     """The folders in `run`; None where it is neither a folder nor a list of them."""
     found = [] if run.run is None else run.run if isinstance(run.run, list) else [run.run]
     return found if all(isinstance(folder, str) for folder in found) else None
-
-
-def resume(run: RunConfig) -> Iterator[Problem]:
-    if run.task.name == "resume" and run.run is None:
-        yield Problem("", "run", "task=resume needs the folder of a run", "Add run=outputs/ALGO-MODEL/TIME.")
-    if run.task.name not in ("resume", "report", "compare") and run.run is not None:
-        yield Problem("", "run", f"task={run.task.name} starts a new run", "Drop it, or add task=resume.")
-
-
-def some_steps(run: RunConfig) -> Iterator[Problem]:
-    if run.steps == 0:
-        yield Problem("", "steps", f"must be at least 1: algo={run.algo.name} does as many steps", "Set it above 0.")
 
 
 RULES: list[Rule] = [

@@ -3,6 +3,7 @@
 A section whose class the choice decided carries its schema's name under `_schema_`; the rest follows from `RunConfig`.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,24 +12,34 @@ from typing import Any
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from rlhf_hydra.config.compose import is_unknown, parse
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, bad_value, unknown_key
 from rlhf_hydra.config.keys import schema_name
-from rlhf_hydra.config.schema import SCHEMAS, RunConfig, Section
+from rlhf_hydra.config.plugins import schemas as known_schemas
+from rlhf_hydra.config.schema import RunConfig, Section
+from rlhf_hydra.config.secrets import redacted
 
 
 def save_run_yaml(run: RunConfig, path: Path, command: str) -> None:
     """Write `run`, below the command that started it; written aside first and then renamed."""
     aside = path.with_name(f".{path.name}.part")
-    aside.write_text(f"# {command}\n" + yaml.safe_dump(plain(run), sort_keys=False, allow_unicode=True, width=120))
+    text = yaml.safe_dump(plain(run), sort_keys=False, allow_unicode=True, width=120)
+    aside.write_text(redacted(f"# {command}\n{text}"))
     aside.replace(path)
 
 
 def saved_command(path: Path) -> str:
     """The command that started the run."""
     return path.read_text().splitlines()[0].removeprefix("# ")
+
+
+def words_of(command: str) -> tuple[str | None, list[str]]:
+    """The folder behind `--config-dir`, and the overrides, of a command line."""
+    words = shlex.split(command)
+    folder = words[words.index("--config-dir") + 1] if "--config-dir" in words else None
+    return folder, [word for word in words if "=" in word and not word.startswith("-")]
 
 
 def load_run_yaml(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -40,17 +51,24 @@ def load_run_yaml(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         cfg = OmegaConf.merge(RunConfig, typed(yaml.safe_load(path.read_text())))
     except OSError:
-        fix = "Give the folder of a run that has begun: task=resume run=outputs/ALGO-MODEL/TIME."
+        fix = "Give the folder of a run that has begun: run=outputs/ALGO-MODEL/TIME."
         raise ConfigError([Problem("resume", "run", f"there is no {path}", fix, path.parent, COMMAND_LINE)]) from None
-    except (yaml.YAMLError, OmegaConfBaseException, KeyError, AttributeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError([Problem("resume", str(path), f"is not a run.yaml of this version: {reason}")]) from None
+    except KeyError as error:
+        says, fix = f"needs the schema {error}, which nothing here brings", "Install the package that it comes from."
+        raise ConfigError([Problem("resume", str(path), says, fix)]) from None
     assert isinstance(cfg, DictConfig)
     schemas = [name for name in (schema_name_of(cfg, f.name) for f in fields(RunConfig)) if name]
     problems = [problem for line in overrides if (problem := change(cfg, line, schemas))]
     if problems:
         raise ConfigError(problems)
-    return OmegaConf.to_object(cfg)  # type: ignore[return-value]
+    try:
+        return OmegaConf.to_object(cfg)  # type: ignore[return-value]
+    except InterpolationResolutionError as error:  # a secret that was left out of the file
+        reason, fix = str(error).splitlines()[0], "Set the variable to what it was when the run began."
+        raise ConfigError([Problem("resume", str(path), reason, fix)]) from None
 
 
 def plain(value: Any) -> Any:
@@ -61,6 +79,8 @@ def plain(value: Any) -> Any:
         return {"_schema_": name, **children} if name else children
     if isinstance(value, dict):
         return {key: plain(child) for key, child in value.items()}
+    if isinstance(value, str):
+        return value.replace("${", "\\${")  # a text, and no reference to another key
     return [plain(child) for child in value] if isinstance(value, list) else value
 
 
@@ -69,12 +89,12 @@ def typed(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     children = {key: typed(child) for key, child in value.items() if key != "_schema_"}
-    return OmegaConf.merge(SCHEMAS[value["_schema_"]], children) if "_schema_" in value else children
+    return OmegaConf.merge(known_schemas()[value["_schema_"]], children) if "_schema_" in value else children
 
 
 def schema_name_of(cfg: DictConfig, name: str) -> str | None:
     kind = OmegaConf.get_type(cfg, name)
-    return next((path for path, schema in SCHEMAS.items() if schema is kind), None)
+    return next((path for path, schema in known_schemas().items() if schema is kind), None)
 
 
 def change(cfg: DictConfig, line: str, schemas: Sequence[str]) -> Problem | None:
@@ -83,7 +103,7 @@ def change(cfg: DictConfig, line: str, schemas: Sequence[str]) -> Problem | None
     key, value = override.key_or_group, override.value()
     if override.is_hydra_override():
         return None
-    if key in {path.split("/")[0] for path in SCHEMAS} | {"experiment"}:
+    if key in {path.split("/")[0] for path in known_schemas()} | {"experiment"}:
         says = f"a resumed run keeps the {key} that it began with"
         return Problem(
             "resume", key, says, f"Change single keys ({key}.KEY=VALUE), or start a new run.", value, COMMAND_LINE

@@ -763,7 +763,7 @@ class CompositeReward(Reward):
 
 @dataclass
 class Task(Section):
-    name: str = choice(MISSING, "train", "check", "resume", "report", "compare")
+    name: str = choice(MISSING, "train", "check", "resume", "rerun", "export", "lint", "report", "compare")
 
 
 @dataclass

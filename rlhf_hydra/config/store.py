@@ -4,10 +4,14 @@ from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from rlhf_hydra.config.schema import SCHEMAS, RunConfig
+from rlhf_hydra.config.plugins import installed, schemas
+from rlhf_hydra.config.schema import RunConfig
 
 HIDDEN = ("schema", "hydra")
 """Groups that are no choice of a run."""
@@ -21,16 +25,26 @@ def find_conf_dir() -> Path:
 
 
 def register() -> None:
-    """Make the schemas, and the resolver that `conf/config.yaml` uses, known to Hydra. Twice does no harm.
+    """Make the schemas, the folders of teams and the resolver of `conf/config.yaml` known to Hydra. Twice does no harm.
 
     The schemas live in a group of their own, so that no option list and no `glob(*)` of a real group shows them.
     """
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=RunConfig, package="_global_")
-    for path, schema in SCHEMAS.items():
+    for path, schema in schemas().items():
         group, name = path.split("/")
         store.store(group=f"schema/{group}", name=name, node=schema)
+    Plugins.instance().register(TeamFolders)
     OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True, replace=True)
+
+
+class TeamFolders(SearchPathPlugin):
+    """The files of installed plugins, searched after `conf/`."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for one in installed():
+            if one.plugin.conf:
+                search_path.append(f"plugin {one.title}", f"pkg://{one.plugin.conf}")
 
 
 def new_folder(path: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rlhf_hydra.data.files import DataError, Row, Rows, column
 
@@ -44,6 +44,10 @@ class DataReport:
     """What the rows have become."""
     notes: list[str] = field(default_factory=list)
     """More lines, each about the whole."""
+
+    def record(self) -> dict[str, Any]:
+        """What tells whether another run has the same data."""
+        return {"source": self.source, "fingerprint": self.fingerprint, "rows": self.used}
 
     def __str__(self) -> str:
         head = f"{self.source}: {self.used} of {self.read} {self.noun}, up to {self.max_tokens} tokens"

@@ -68,8 +68,8 @@ OTHERS = [
     ("task=train", set()),
     ("task=check", set()),
     ("task=resume", {"resume"}),  # needs run=FOLDER
-    ("task=report", {"runs_to_read"}),  # needs run=FOLDER
-    ("task=compare", {"runs_to_read"}),  # needs run=[FOLDER,FOLDER]
+    *[(f"task={name}", set()) for name in ("rerun", "export", "lint")],
+    *[(f"task={name}", {"runs_to_read"}) for name in ("report", "compare")],
     ("data=toy", set()),
     ("data=gsm8k model=smollm2-135m", set()),
     ("data=gsm8k", {"letters_only"}),  # model=tiny writes no numbers
