@@ -9,7 +9,6 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import hydra
@@ -20,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf_hydra.checkpoint import whole
 from rlhf_hydra.cluster.hardware import preflight
 from rlhf_hydra.config.check import checked_resume, checked_run
 from rlhf_hydra.config.compose import Composer, is_free, to_run
@@ -31,6 +31,9 @@ from rlhf_hydra.config.saved import save_run_yaml, saved_command
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.store import find_conf_dir
 from rlhf_hydra.config.summary import summary
+from rlhf_hydra.sweep import conduct
+from rlhf_hydra.sweep.child import end_with_parent
+from rlhf_hydra.sweep.space import Point, Space
 
 SHOWN = 20
 """Runs of a sound grid that `task=check` lists."""
@@ -81,8 +84,14 @@ def start(args: Namespace) -> None:
         hand_to_hydra(args)
     elif "task=resume" in args.overrides:
         resume(args)
+    elif "task=trial" in args.overrides:
+        trial(args)
+    elif "task=sweep_resume" in args.overrides:
+        sweep_resume(args)
     elif "task=check" in args.overrides:
         report(args, composer)
+    elif args.multirun:
+        sweep(args, composer)
     else:
         for _, run in list(checked_runs(args, composer)):
             preflight(run)
@@ -138,22 +147,22 @@ def command(overrides: Sequence[str]) -> str:
 # ----------------------------------------------------------------------------------------------------- check
 
 
-def checked_runs(args: Namespace, composer: Composer) -> Iterator[tuple[list[str], RunConfig]]:
+def checked_runs(args: Namespace, composer: Composer) -> Iterator[tuple[Point, RunConfig]]:
     """Every run that the command line asks for, checked; one, or with `-m` each of the grid.
 
     Raises:
         ConfigError: after the last of them, with each thing that is wrong and the runs that it is wrong in.
     """
-    grid = composer.expand(args.overrides) if args.multirun else iter([list(args.overrides)])
+    points = Space.of(composer, args.overrides).points() if args.multirun else [Point(list(args.overrides), [])]
     wrong: dict[Problem, list[list[str]]] = {}
     total = 0
-    for overrides in grid:
+    for point in points:
         total += 1
         try:
-            yield overrides, checked_run(overrides, composer)
+            yield point, checked_run(point.overrides, composer)
         except ConfigError as error:
             for problem in error.problems:
-                wrong.setdefault(problem, []).append(overrides)
+                wrong.setdefault(problem, []).append(point.overrides)
     if wrong:
         raise GridError(wrong, total) if args.multirun else ConfigError(list(wrong))
 
@@ -170,8 +179,8 @@ class GridError(ConfigError):
 def report(args: Namespace, composer: Composer) -> None:
     """`task=check`: a line for each sound run, or everything that is wrong. Writes no file."""
     runs = list(checked_runs(args, composer))
-    for overrides, run in islice(runs, SHOWN):
-        line = " ".join(override for override in overrides if override != "task=check")
+    for point, run in runs[:SHOWN]:
+        line = " ".join(override for override in point.overrides if override != "task=check")
         print(f"ok  {line}" if args.multirun else summary(run))
     if args.multirun:
         print(f"{len(runs)} runs are sound" + (f", of which {SHOWN} are listed" if len(runs) > SHOWN else ""))
@@ -182,17 +191,23 @@ def report(args: Namespace, composer: Composer) -> None:
 
 def resume(args: Namespace) -> None:
     """Go on with the run in `run=FOLDER`."""
-    if args.multirun:
-        raise ConfigError([Problem("resume", "-m", "one run is resumed at a time", "Drop it.")])
-    given = dict(override.partition("=")[::2] for override in args.overrides)
-    if not given.get("run"):
-        fix = "Add run=outputs/ALGO-MODEL/TIME."
-        raise ConfigError([Problem("resume", "run", "task=resume needs the folder of a run", fix, where=COMMAND_LINE)])
-    folder = Path(given["run"])
+    folder = folder_of(args, "a run", "run=outputs/ALGO-MODEL/TIME")
     run = checked_resume(folder, [line for line in args.overrides if line.partition("=")[0] not in ("task", "run")])
     preflight(run)
     log_to(folder)
     begin(run, folder.resolve(), saved_command(folder / "run.yaml"), resume=True)
+
+
+def folder_of(args: Namespace, what: str, example: str) -> Path:
+    """`run=FOLDER`, with which a task goes on."""
+    if args.multirun:
+        raise ConfigError([Problem("resume", "-m", f"{what} is resumed as it is", "Drop it.")])
+    folder = dict(override.partition("=")[::2] for override in args.overrides).get("run")
+    if not folder:
+        task = next(line for line in args.overrides if line.startswith("task="))
+        says = f"{task} needs the folder of {what}"
+        raise ConfigError([Problem("resume", "run", says, f"Add {example}.", where=COMMAND_LINE)])
+    return Path(folder)
 
 
 def log_to(folder: Path) -> None:
@@ -200,6 +215,34 @@ def log_to(folder: Path) -> None:
     settings = yaml.safe_load((find_conf_dir() / "hydra/job_logging/rich.yaml").read_text())
     settings["handlers"]["file"]["filename"] = str(folder / "run.log")
     logging.config.dictConfig(settings)
+
+
+# ----------------------------------------------------------------------------------------------------- sweeps
+
+
+def sweep(args: Namespace, composer: Composer) -> None:
+    """`-m`: many runs, side by side."""
+    runs = list(checked_runs(args, composer))
+    for _, run in runs:
+        preflight(run)
+    folder = composer.sweep_folder(args.overrides, runs[0][1].outputs)
+    sys.exit(conduct.start(composer, args.overrides, runs, folder))
+
+
+def sweep_resume(args: Namespace) -> None:
+    """Run what is missing of the sweep in `run=FOLDER`."""
+    folder = folder_of(args, "a sweep", "run=outputs/sweep/TIME")
+    changes = [line for line in args.overrides if line.partition("=")[0] not in ("task", "run")]
+    sys.exit(conduct.resume(folder, changes))
+
+
+def trial(args: Namespace) -> None:
+    """What a sweep starts: the run that `run.yaml` in `run=FOLDER` describes, from its newest checkpoint if any."""
+    end_with_parent()
+    folder = folder_of(args, "a trial", "run=FOLDER")
+    run = checked_resume(folder)
+    log_to(folder)
+    begin(run, folder, saved_command(folder / "run.yaml"), resume=bool(whole(folder)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from rlhf_hydra.config.arithmetic import samples_per_step, updates_per_step
+from rlhf_hydra.config.conditions import parse_condition
 from rlhf_hydra.config.errors import Problem, nearest, one_of
 from rlhf_hydra.config.layout import (
     TRAINED,
@@ -34,6 +35,7 @@ from rlhf_hydra.config.schema import (
     Greedy,
     Group,
     ModelReward,
+    OptunaSweep,
     RuleReward,
     RunConfig,
     ToyData,
@@ -522,10 +524,30 @@ def host_memory(run: RunConfig) -> Iterator[Problem]:
 
 
 def resume(run: RunConfig) -> Iterator[Problem]:
-    if run.task.name == "resume" and run.run is None:
-        yield Problem("", "run", "task=resume needs the folder of a run", "Add run=outputs/ALGO-MODEL/TIME.")
-    if run.task.name != "resume" and run.run is not None:
+    folders = {"resume": "a run", "sweep_resume": "a sweep"}
+    if run.task.name in folders and run.run is None:
+        says = f"task={run.task.name} needs the folder of {folders[run.task.name]}"
+        yield Problem("", "run", says, "Add run=outputs/ALGO-MODEL/TIME.")
+    if run.task.name not in folders and run.run is not None:
         yield Problem("", "run", f"task={run.task.name} starts a new run", "Drop it, or add task=resume.")
+
+
+def sweep(run: RunConfig) -> Iterator[Problem]:
+    """Conditions can be read, and a search knows what it is for."""
+    cfg = run.sweep
+    for text in cfg.constraints:
+        try:
+            parse_condition(text)
+        except ValueError as error:
+            fix = "Write 'sweep.constraints=[\"kl <= 15\"]', for example."
+            yield Problem("", "sweep.constraints", f"cannot be read: {error}", fix)
+    if not isinstance(cfg, OptunaSweep):
+        return
+    if cfg.objective is None and not run.eval.every:
+        fix = "Set eval.every=10, or name a metric, as in sweep.objective=reward/mean."
+        yield Problem("", "sweep.objective", "the search needs to know what is good, and nothing is evaluated", fix)
+    if cfg.against and cfg.pruner != "none":
+        yield Problem("", "sweep.pruner", "two objectives cannot be pruned", "Drop it, or sweep.against.")
 
 
 RULES: list[Rule] = [
@@ -564,4 +586,5 @@ RULES: list[Rule] = [
     gpu_memory,
     host_memory,
     resume,
+    sweep,
 ]
