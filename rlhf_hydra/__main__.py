@@ -108,6 +108,10 @@ def refuse_flags(args: Namespace) -> None:
         found.append(
             Problem("flag", "-m", "one config is shown at a time", "Drop -m, and choose one value of each key.")
         )
+    own = ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper", "hydra.sweep.subdir")
+    if args.multirun and any(line.lstrip("+").startswith(own) for line in args.overrides):
+        fix = "Drop it; how trials are chosen and run is said with sweep.*."
+        found.append(Problem("flag", "hydra", "sweeps have no launchers, sweepers and subfolders of Hydra's", fix))
     if found:
         raise ConfigError(found)
 

@@ -2,14 +2,15 @@
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rlhf_hydra.config.check import checked_run
 from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem
-from rlhf_hydra.config.schema import OptunaSweep, RunConfig
+from rlhf_hydra.config.schema import OptunaSweep, RunConfig, Sweep
 from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.sweep.launch import Launcher, Listed, Source, environment
 from rlhf_hydra.sweep.objective import Objective
@@ -44,15 +45,20 @@ def start(composer: Composer, overrides: Sequence[str], runs: Runs, folder: Path
         }
 
         def accept(point: Point, run: RunConfig | None = None) -> Trial:
-            return book.add(point, run or checked_run(point.overrides, composer), prefix)
+            trial = book.add(point, run or checked_run(point.overrides, composer), prefix)
+            if run is None:
+                book.write()
+            return trial
 
         if isinstance(first.sweep, OptunaSweep):
             source: Source = Study(space, first.sweep, objective, folder, accept)
+            to_come = {" ".join(point.own): run for point, run in runs}
         else:
-            source = Listed([trial for trial in [accept(*pair) for pair in runs] if not trial.status.is_final])
+            missing = [trial for trial in [accept(*pair) for pair in runs] if not trial.status.is_final]
+            source, to_come = Listed(missing), {trial.key: trial.run for trial in missing}
         book.keep_finished()
         book.write()
-        return conduct(book, source, {" ".join(point.own): run for point, run in runs})
+        return conduct(book, source, first, to_come)
 
 
 def resume(folder: Path, changes: Sequence[str] = ()) -> int:
@@ -70,28 +76,37 @@ def resume(folder: Path, changes: Sequence[str] = ()) -> int:
     with locked(folder):
         book = Book.load(folder, changes)
         missing = [trial for trial in book.trials.values() if not trial.status.is_final]
-        return conduct(book, Listed(missing), {trial.key: trial.run for trial in missing})
+        first = next(iter(book.trials.values())).run
+        return conduct(book, Listed(missing), first, {trial.key: trial.run for trial in missing})
 
 
-def conduct(book: Book, source: Source, runs: Mapping[str, RunConfig]) -> int:
-    """Run all that `source` has; the exit code: 0 all good, 1 some failed, 130 and 143 stopped by Ctrl-C or SIGTERM."""
-    first = next(iter(runs.values()))
-    code = None
+def conduct(book: Book, source: Source, first: RunConfig, to_come: Mapping[str, RunConfig]) -> int:
+    """Run all that `source` has; the exit code: 0 all good, 1 some failed, 130 and 143 stopped by Ctrl-C or SIGTERM.
+
+    `first`: any run of the sweep. `to_come`: what the source will have, or what is as large.
+    """
+    code = 0
     with Interrupts() as interrupts, Screen(book.trials, Objective.of(first)) as screen:
         try:
-            with cluster(runs.values()) as (address, total):
-                room = Room(total, first.sweep.max_parallel)
-                room.require(runs.items())
-                env = environment(address, room.at_once(first))
-                Launcher(source, room, screen, env, first.sweep.hang_timeout_s).run(interrupts)
+            if to_come:
+                launch(source, to_come, first.sweep, screen, interrupts)
         except Stopped as stop:
             code = stop.code
     screen.sum_up(book.folder)
     return code or (0 if all(trial.status.is_final for trial in book.trials.values()) else SOME_FAILED)
 
 
+def launch(source: Source, runs: Mapping[str, RunConfig], cfg: Sweep, screen: Screen, interrupts: Interrupts) -> None:
+    with cluster(runs.values(), screen.say) as (address, total):
+        room = Room(total, cfg.max_parallel)
+        room.require(runs)
+        at_once, limit = min(room.at_once(run) for run in runs.values())
+        screen.say(f"at most {at_once} at a time: {limit}")
+        Launcher(source, room, screen, environment(address, at_once), cfg.hang_timeout_s).run(interrupts)
+
+
 @contextmanager
-def cluster(runs: Iterable[RunConfig]) -> Iterator[tuple[str | None, Amounts]]:
+def cluster(runs: Iterable[RunConfig], say: Callable[[str], None]) -> Iterator[tuple[str | None, Amounts]]:
     """The Ray cluster of all trials, started here unless one is named, if any of them needs one; and what there is."""
     addresses = {run.cluster.address for run in runs if run.cluster.backend == "ray"}
     if not addresses:
@@ -102,5 +117,8 @@ def cluster(runs: Iterable[RunConfig]) -> Iterator[tuple[str | None, Amounts]]:
         raise ConfigError([Problem("sweep", "cluster.address", "a sweep runs on one Ray cluster", fix)])
     from rlhf_hydra.cluster.ray_group import attached, cluster_resources
 
-    with attached(addresses.pop() or os.environ.get("RAY_ADDRESS")) as address:
+    named, begin = addresses.pop() or os.environ.get("RAY_ADDRESS"), time.monotonic()
+    with attached(named) as address:
+        took = "" if named else f", started in {time.monotonic() - begin:.0f} s"
+        say(f"one Ray cluster for all trials: {address}{took}")
         yield address, {**here(), **cluster_resources()}

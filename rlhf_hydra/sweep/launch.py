@@ -106,7 +106,8 @@ class Launcher:
             self.stop()
             raise
         finally:
-            for one in self.running:  # a second Ctrl-C, or a defect
+            while self.running:  # a second Ctrl-C, or a defect
+                one = self.running.pop()
                 one.child.kill()
                 self.end(one, one.child.process.wait())
 

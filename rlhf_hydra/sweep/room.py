@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rich.table import Table
@@ -42,9 +42,9 @@ class Room:
     """Trials at a time, whatever fits; 0: no limit."""
     taken: list[Amounts] = field(default_factory=list)
 
-    def require(self, runs: Iterable[tuple[str, RunConfig]]) -> None:
+    def require(self, runs: Mapping[str, RunConfig]) -> None:
         """NotEnough, with numbers, if one of the runs could never start, however long it waited."""
-        for key, run in runs:
+        for key, run in runs.items():
             wanted = asked(run)
             if lacking := [name for name, amount in wanted.items() if amount > self.total.get(name, 0.0) + 1e-9]:
                 says = ", ".join(f"{wanted[n]:g} {n}, there are {self.total.get(n, 0.0):g}" for n in lacking)
@@ -69,11 +69,14 @@ class Room:
     def give_back(self, amounts: Amounts) -> None:
         self.taken.remove(amounts)
 
-    def at_once(self, run: RunConfig) -> int:
-        """How many trials like `run` fit."""
-        wanted = {name: amount for name, amount in asked(run).items() if amount}
-        fit = min(int(self.total.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items())
-        return min(fit, self.most) if self.most else fit
+    def at_once(self, run: RunConfig) -> tuple[int, str]:
+        """How many trials like `run` fit, and what sets the limit."""
+        limits = [(self.most, "sweep.max_parallel")] if self.most else []
+        for name, amount in asked(run).items():
+            if amount:
+                total = self.total.get(name, 0.0)
+                limits.append((int(total / amount + 1e-9), f"each takes {amount:.3g} of {total:.3g} {name}"))
+        return min(limits, key=lambda limit: limit[0])
 
 
 def comparison(wanted: Amounts, total: Amounts) -> Table:

@@ -62,26 +62,26 @@ class Space:
 
     def _axes(self) -> list[Axis]:
         """In the order of the command line; a zip stands where its first key does; seeds come last."""
-        zipped = {name: group for group in self.cfg.zip for name in group}
+        zips = {group[0]: self._zipped(group) for group in self.cfg.zip if group}
+        inside = {name for group in self.cfg.zip for name in group}
         axes: list[Axis] = []
         for name, options in self.values.items():
-            group = zipped.get(name, [name])
-            if isinstance(options, Interval):
+            if name in zips:
+                axes.append(zips[name])
+            elif isinstance(options, Interval):
                 axes.append(options)
-            elif name not in self.fixed and not self._is_seeds(name) and name == group[0]:
-                axes.append(Choices(tuple(zip(*self._columns(group), strict=True))))
-        if unknown := sorted(set(zipped) - set(self.values)):
-            raise wrong("sweep.zip", f"{', '.join(unknown)} has no values to zip", "Give each key a list of values.")
+            elif name not in self.fixed and name not in inside and not self._is_seeds(name):
+                axes.append(Choices(tuple((option,) for option in options)))
         return axes
 
-    def _columns(self, group: Sequence[str]) -> list[tuple[str, ...]]:
-        columns = [self.values.get(name, ()) for name in group]
-        lists = [column for column in columns if not isinstance(column, Interval)]
-        if len(lists) < len(columns) or len({len(column) for column in lists}) > 1:
-            sizes = ", ".join(f"{n}: {size(self.values.get(n, ()))}" for n in group)
-            fix = "Give each key a list of the same length."
-            raise wrong("sweep.zip", f"the keys have different numbers of values ({sizes})", fix)
-        return lists
+    def _zipped(self, group: Sequence[str]) -> Choices:
+        columns = {name: self.values.get(name, ()) for name in group}
+        lists = [options for options in columns.values() if not isinstance(options, Interval)]
+        if len(lists) < len(group) or len({len(options) for options in lists}) > 1 or not lists[0]:
+            sizes = ", ".join(f"{name}: {shown(options)}" for name, options in columns.items())
+            fix = "Give each key of a zip a list of the same length."
+            raise wrong("sweep.zip", f"the values do not pair ({sizes})", fix)
+        return Choices(tuple(zip(*lists, strict=True)))
 
     def _is_seeds(self, name: str) -> bool:
         return name == "seed" and self.cfg.seeds > 1

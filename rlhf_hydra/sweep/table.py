@@ -1,5 +1,6 @@
 """What a sweep tells the terminal: a live table, or a line for each thing that happens where there is no terminal."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ COLORS = {
     "stopped": "yellow",
 }
 REWARD = "reward/mean"
+REDRAW_S = 0.5
 
 
 class Screen:
@@ -32,10 +34,10 @@ class Screen:
     def __init__(self, trials: Mapping[str, Trial], objective: Objective, console: Console | None = None) -> None:
         self.trials, self.objective = trials, objective
         self.console = console or Console()
-        self.running: Sequence[Running] = ()
         self.statuses = {key: trial.status for key, trial in trials.items()}
         self.progress = {key: Progress(trial.folder) for key, trial in trials.items()}
-        self.live = Live(get_renderable=self.table, console=self.console, refresh_per_second=1, transient=True)
+        self.live = Live(console=self.console, auto_refresh=False, transient=True)
+        self.drawn = 0.0
 
     def __enter__(self) -> "Screen":
         if self.console.is_terminal:
@@ -58,8 +60,10 @@ class Screen:
         self.say(f"{trial.key} {status.state} after {seconds}{pruned}{why}  {self.numbers(progress)}".rstrip())
 
     def progressed(self, running: Sequence[Running]) -> None:
-        self.running = running
         self.progress |= {one.trial.key: one.progress for one in running}
+        if self.live.is_started and time.monotonic() - self.drawn > REDRAW_S:
+            self.live.update(self.table(), refresh=True)
+            self.drawn = time.monotonic()
 
     def numbers(self, progress: Progress) -> str:
         return "  ".join(f"{name} {progress.last[name]:.4g}" for name in self.columns() if name in progress.last)
