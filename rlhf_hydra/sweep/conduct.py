@@ -3,7 +3,7 @@
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def conduct(book: Book, source: Source, first: RunConfig, to_come: Mapping[str, 
 
 
 def launch(source: Source, runs: Mapping[str, RunConfig], cfg: Sweep, screen: Screen, interrupts: Interrupts) -> None:
-    with cluster(runs.values(), screen.say) as (address, total):
+    with cluster(runs, screen.say) as (address, total):
         room = Room(total, cfg.max_parallel)
         room.require(runs)
         at_once, limit = min(room.at_once(run) for run in runs.values())
@@ -106,9 +106,9 @@ def launch(source: Source, runs: Mapping[str, RunConfig], cfg: Sweep, screen: Sc
 
 
 @contextmanager
-def cluster(runs: Iterable[RunConfig], say: Callable[[str], None]) -> Iterator[tuple[str | None, Amounts]]:
+def cluster(runs: Mapping[str, RunConfig], say: Callable[[str], None]) -> Iterator[tuple[str | None, Amounts]]:
     """The Ray cluster of all trials, started here unless one is named, if any of them needs one; and what there is."""
-    addresses = {run.cluster.address for run in runs if run.cluster.backend == "ray"}
+    addresses = {run.cluster.address for run in runs.values() if run.cluster.backend == "ray"}
     if not addresses:
         yield None, here()
         return
@@ -118,6 +118,8 @@ def cluster(runs: Iterable[RunConfig], say: Callable[[str], None]) -> Iterator[t
     from rlhf_hydra.cluster.ray_group import attached, cluster_resources
 
     named, begin = addresses.pop() or os.environ.get("RAY_ADDRESS"), time.monotonic()
+    if not named:
+        Room(here()).require(runs)
     with attached(named) as address:
         took = "" if named else f", started in {time.monotonic() - begin:.0f} s"
         say(f"one Ray cluster for all trials: {address}{took}")

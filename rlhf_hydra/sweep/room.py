@@ -30,9 +30,10 @@ def asked(run: RunConfig) -> dict[str, float]:
 
 
 def here() -> dict[str, float]:
-    """What trials use outside a Ray cluster. In-process trials all take the first GPU."""
+    """What this machine has, as a Ray cluster (CPU, GPU) and without one; in-process trials take the first GPU."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {CORES: float(os.cpu_count() or 1), MEMORY: memory, GPU_HERE: float(gpus_here() > 0)}
+    cores, gpus = float(os.cpu_count() or 1), float(gpus_here())
+    return {"CPU": cores, "GPU": gpus, CORES: cores, MEMORY: memory, GPU_HERE: min(gpus, 1.0)}
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Room:
         for key, run in runs.items():
             wanted = asked(run)
             if lacking := [name for name, amount in wanted.items() if amount > self.total.get(name, 0.0) + 1e-9]:
-                says = ", ".join(f"{wanted[n]:g} {n}, there are {self.total.get(n, 0.0):g}" for n in lacking)
+                says = ", ".join(f"{wanted[n]:.3g} {n}, there are {self.total.get(n, 0.0):.3g}" for n in lacking)
                 raise NotEnough(f"trial {key} could never start: it needs {says}", comparison(wanted, self.total))
 
     def fits(self, run: RunConfig) -> bool:
@@ -82,5 +83,5 @@ class Room:
 def comparison(wanted: Amounts, total: Amounts) -> Table:
     table = Table("", "asked", "available")
     for name, amount in wanted.items():
-        table.add_row(name, f"{amount:g}", f"{total.get(name, 0.0):g}")
+        table.add_row(name, f"{amount:.3g}", f"{total.get(name, 0.0):.3g}")
     return table
