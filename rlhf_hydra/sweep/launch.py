@@ -126,8 +126,10 @@ class Launcher:
         if not whole(trial.folder):
             clear(trial)
         now, attempt = time.time(), before.attempt + 1
+        status = Status("running", trial.overrides, started=now, heartbeat=now, attempt=attempt)
+        write(trial.folder, status)
         child = Child(self.command(trial), trial.folder, self.env, f"attempt {attempt}")
-        status = Status("running", trial.overrides, None, now, None, now, child.pid, attempt)
+        status = replace(status, pid=child.pid)
         write(trial.folder, status)
         self.running.append(Running(trial, child, status, Progress(trial.folder), self.room.take(trial.run)))
         self.audience.started(trial, status)

@@ -51,6 +51,11 @@ OTHERS = [
     ("task=train", set()),
     ("task=check", set()),
     ("task=resume", {"resume"}),  # needs run=FOLDER
+    ("task=sweep_resume", {"resume"}),
+    ("sweep=grid", set()),
+    ("sweep=random", set()),
+    ("sweep=optuna", {"sweep"}),  # needs an objective
+    ("sweep=optuna eval.every=1", set()),
     ("data=toy", set()),
     ("data=gsm8k model=smollm2-135m", set()),
     ("data=gsm8k", {"letters_only"}),  # model=tiny writes no numbers
