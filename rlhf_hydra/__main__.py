@@ -13,7 +13,6 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from glob import glob, has_magic
 from io import StringIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_hydra import provenance
+from rlhf_hydra.checkpoint import whole
 from rlhf_hydra.cluster.hardware import preflight
 from rlhf_hydra.config.check import checked_resume, checked_run
 from rlhf_hydra.config.compose import Composer, is_free, to_run
@@ -43,6 +43,9 @@ from rlhf_hydra.config.schema import ReportTask, RunConfig, Supervised
 from rlhf_hydra.config.store import HIDDEN, find_conf_dir, new_folder
 from rlhf_hydra.config.summary import summary
 from rlhf_hydra.rerun import compare
+from rlhf_hydra.sweep import conduct
+from rlhf_hydra.sweep.child import end_with_parent
+from rlhf_hydra.sweep.space import Point, Space
 
 EXPLAIN = "Write task=check explain=KEY, without -m."
 SHOWN = 20
@@ -96,6 +99,8 @@ def start(args: Namespace) -> None:
         hand_to_hydra(args)
     elif task := next((task for line, task in TASKS.items() if line in args.overrides), None):
         task(args, composer)
+    elif args.multirun:
+        sweep(args, composer)
     else:
         for _, run in list(checked_runs(args, composer)):
             preflight(run)
@@ -121,6 +126,10 @@ def refuse_flags(args: Namespace) -> None:
         )
     if "explain" in given(args) and (args.multirun or "task=check" not in args.overrides):
         found.append(Problem("explain", "explain", "is asked of one run, and of no other task than check", EXPLAIN))
+    own = ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper", "hydra.sweep.subdir")
+    if args.multirun and any(line.lstrip("+").startswith(own) for line in args.overrides):
+        fix = "Drop it; how trials are chosen and run is said with sweep.*."
+        found.append(Problem("flag", "hydra", "sweeps have no launchers, sweepers and subfolders of Hydra's", fix))
     if found:
         raise ConfigError(found)
 
@@ -175,22 +184,22 @@ def command(overrides: Sequence[str]) -> str:
 # ----------------------------------------------------------------------------------------------------- check
 
 
-def checked_runs(args: Namespace, composer: Composer) -> Iterator[tuple[list[str], RunConfig]]:
+def checked_runs(args: Namespace, composer: Composer) -> Iterator[tuple[Point, RunConfig]]:
     """Every run that the command line asks for, checked; one, or with `-m` each of the grid.
 
     Raises:
         ConfigError: after the last of them, with each thing that is wrong and the runs that it is wrong in.
     """
-    grid = composer.expand(args.overrides) if args.multirun else iter([list(args.overrides)])
+    points = Space.of(composer, args.overrides).points() if args.multirun else [Point(list(args.overrides), [])]
     wrong: dict[Problem, list[list[str]]] = {}
     total = 0
-    for overrides in grid:
+    for point in points:
         total += 1
         try:
-            yield overrides, checked_run(overrides, composer)
+            yield point, checked_run(point.overrides, composer)
         except ConfigError as error:
             for problem in error.problems:
-                wrong.setdefault(problem, []).append(overrides)
+                wrong.setdefault(problem, []).append(point.overrides)
     if wrong:
         raise GridError(wrong, total) if args.multirun else ConfigError(list(wrong))
 
@@ -215,8 +224,8 @@ def report(args: Namespace, composer: Composer) -> None:
         checked_run(args.overrides, composer)
         return
     runs = list(checked_runs(args, composer))
-    for overrides, run in islice(runs, SHOWN):
-        line = " ".join(override for override in overrides if override != "task=check")
+    for point, run in runs[:SHOWN]:
+        line = " ".join(override for override in point.overrides if override != "task=check")
         print(f"ok  {line}" if args.multirun else summary(run))
     if args.multirun:
         print(f"{len(runs)} runs are sound" + (f", of which {SHOWN} are listed" if len(runs) > SHOWN else ""))
@@ -275,20 +284,28 @@ def only(args: Namespace, *words: str) -> None:
 
 
 def run_folder(args: Namespace) -> Path:
-    """`run=FOLDER`."""
+    """`run=FOLDER`, with which a task goes on."""
     task = given(args)["task"]
     if args.multirun:
         raise ConfigError([Problem(task, "-m", f"task={task} takes one run at a time", "Drop it.")])
     if not given(args).get("run"):
-        fix = "Add run=outputs/ALGO-MODEL/TIME."
-        raise ConfigError([Problem(task, "run", f"task={task} needs the folder of a run", fix, where=COMMAND_LINE)])
+        what, example = (
+            ("a sweep", "outputs/sweep/TIME") if task == "sweep_resume" else ("a run", "outputs/ALGO-MODEL/TIME")
+        )
+        says = f"task={task} needs the folder of {what}"
+        raise ConfigError([Problem(task, "run", says, f"Add run={example}.", where=COMMAND_LINE)])
     return Path(given(args)["run"])
+
+
+def changes(args: Namespace) -> list[str]:
+    """What is to be different from the run or sweep in `run=FOLDER`."""
+    return [line for line in args.overrides if line.partition("=")[0] not in ("task", "run")]
 
 
 def saved_run(args: Namespace) -> tuple[Path, RunConfig]:
     """The run in `run=FOLDER`, with changes, checked."""
     folder = run_folder(args)
-    run = checked_resume(folder, [line for line in args.overrides if line.partition("=")[0] not in ("task", "run")])
+    run = checked_resume(folder, changes(args))
     preflight(run)
     return folder, run
 
@@ -298,6 +315,32 @@ def log_to(folder: Path) -> None:
     settings = yaml.safe_load((find_conf_dir() / "hydra/job_logging/rich.yaml").read_text())
     settings["handlers"]["file"]["filename"] = str(folder / "run.log")
     logging.config.dictConfig(settings)
+
+
+# ----------------------------------------------------------------------------------------------------- sweeps
+
+
+def sweep(args: Namespace, composer: Composer) -> None:
+    """`-m`: many runs, side by side."""
+    runs = list(checked_runs(args, composer))
+    for _, run in runs:
+        preflight(run)
+    folder = composer.sweep_folder(args.overrides, runs[0][1].outputs)
+    sys.exit(conduct.start(composer, args.overrides, runs, folder))
+
+
+def sweep_resume(args: Namespace, composer: Composer) -> None:
+    """Run what is missing of the sweep in `run=FOLDER`."""
+    sys.exit(conduct.resume(run_folder(args), changes(args)))
+
+
+def trial(args: Namespace, composer: Composer) -> None:
+    """What a sweep starts: the run that `run.yaml` in `run=FOLDER` describes, from its newest checkpoint if any."""
+    end_with_parent()
+    folder = run_folder(args)
+    run = checked_resume(folder)
+    log_to(folder)
+    begin(run, folder, saved_command(folder / "run.yaml"), resume=bool(whole(folder)))
 
 
 # ------------------------------------------------------------------------------------------------- report, compare
@@ -332,6 +375,8 @@ def find_folders(run: RunConfig) -> list[Path]:
 TASKS: dict[str, Callable[[Namespace, Composer], None]] = {
     "task=check": report,
     "task=resume": resume,
+    "task=sweep_resume": sweep_resume,
+    "task=trial": trial,
     "task=rerun": rerun,
     "task=export": export,
     "task=lint": lint,

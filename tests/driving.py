@@ -1,5 +1,7 @@
 """Whole runs in tests: compose, train, read what was left."""
 
+import os
+import select
 from pathlib import Path
 
 from rlhf_hydra import driver, supervised
@@ -50,3 +52,21 @@ def largest_difference(one: list[dict[str, float]], other: list[dict[str, float]
     assert [row.keys() for row in one] == [row.keys() for row in other]
     pairs = [(a[k], b[k]) for a, b in zip(one, other, strict=True) for k in a]
     return max(abs(x - y) / max(1.0, abs(x)) for x, y in pairs)
+
+
+def processes_with(variable: str, patience_s: float = 20.0) -> list[str]:
+    """Processes that inherited this environment variable and do not end by themselves either: Ray's are told to end
+    when the run does, and a busy machine takes a moment to let them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
+        try:
+            if pid == os.getpid() or variable.encode() not in (folder / "environ").read_bytes().split(b"\0"):
+                continue
+            command, ended = (folder / "cmdline").read_text().replace("\0", " "), os.pidfd_open(pid)
+        except OSError:  # gone, or not ours
+            continue
+        if command and not select.select([ended], [], [], patience_s)[0]:
+            found.append(command)
+        os.close(ended)
+    return found

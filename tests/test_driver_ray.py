@@ -2,15 +2,13 @@
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import pytest
-from driving import SMALL, largest_difference, metrics, run
+from driving import SMALL, largest_difference, metrics, processes_with, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -112,21 +110,3 @@ def nothing_is_left(ray) -> bool:
     actors = ray._private.state.actors().values()
     groups = ray.util.placement_group_table().values()
     return all(a["State"] == "DEAD" for a in actors) and all(g["state"] == "REMOVED" for g in groups)
-
-
-def processes_with(variable: str, patience_s: float = 20.0) -> list[str]:
-    """Processes that inherited this environment variable and do not end by themselves either: Ray's are told to end
-    when the run does, and a busy machine takes a moment to let them."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        pid = int(folder.name)
-        try:
-            if pid == os.getpid() or variable.encode() not in (folder / "environ").read_bytes().split(b"\0"):
-                continue
-            command, ended = (folder / "cmdline").read_text().replace("\0", " "), os.pidfd_open(pid)
-        except OSError:  # gone, or not ours
-            continue
-        if command and not select.select([ended], [], [], patience_s)[0]:
-            found.append(command)
-        os.close(ended)
-    return found

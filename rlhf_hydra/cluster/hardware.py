@@ -43,6 +43,15 @@ def preflight(run: RunConfig) -> None:
         require(run, [gpus_here()], "this machine")
 
 
+def bundles(run: RunConfig) -> list[dict[str, float]]:
+    """What a run over Ray reserves, all or nothing: a bundle for each GPU that it uses and for each worker without."""
+    seats = layout(run).values()
+    gpus = {gpu for seat in seats for gpu in seat.all_gpus}
+    on_cpu = sum(not worker for seat in seats for worker in seat.gpus)
+    share = run.cluster.cpus_per_worker
+    return [{"GPU": 1.0, "CPU": share} for _ in gpus] + [{"CPU": share} for _ in range(on_cpu)]
+
+
 def gpus_asked(run: RunConfig) -> dict[str, set[int]]:
     """Cluster-wide GPU numbers of each role of the run."""
     return {role: set(seat.all_gpus) for role, seat in layout(run).items()}

@@ -13,7 +13,7 @@ from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlhf_hydra.cluster.group import Factory, Pending, WorkerFailed, invoke
-from rlhf_hydra.cluster.hardware import NotEnough, comparison, gpus_asked, preflight, require
+from rlhf_hydra.cluster.hardware import NotEnough, bundles, comparison, gpus_asked, preflight, require
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.layout import RoleLayout, layout
 from rlhf_hydra.config.schema import RunConfig
@@ -111,9 +111,7 @@ class Bundles:
         self.run, self.seats = run, layout(run)
         self.gpus = sorted({gpu for seat in self.seats.values() for gpu in seat.all_gpus})
         self.on_cpu = [(role, i) for role, s in self.seats.items() for i in range(s.workers) if not s.gpus[i]]
-        share = run.cluster.cpus_per_worker
-        wanted = [{"GPU": 1.0, "CPU": share} for _ in self.gpus] + [{"CPU": share} for _ in self.on_cpu]
-        self.group = self._reserve(wanted)
+        self.group = self._reserve(bundles(run))
         nodes = placement_group_table(self.group)["bundles_to_node_id"]
         self.order = sorted(range(len(self.gpus)), key=lambda b: (nodes[b], b))
 
@@ -191,19 +189,31 @@ def connected(run: RunConfig) -> Iterator[None]:
         require(run, cluster_gpus(), "the Ray cluster")
         yield
         return
-    address = run.cluster.address or os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     preflight(run)
+    with attached(run.cluster.address or os.environ.get("RAY_ADDRESS")):
+        require(run, cluster_gpus(), "the Ray cluster")
+        yield
+
+
+@contextmanager
+def attached(address: str | None) -> Iterator[str]:
+    """In the Ray cluster at `address`, or else in a private one on this machine, which ends with the block; its
+    address, under which other processes find it."""
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     with tempfile.TemporaryDirectory(prefix="rlhf_hydra_ray_", dir="/tmp", ignore_cleanup_errors=True) as folder:
         try:
             # A folder of its own leaves other clusters alone; a short one, since Unix sockets allow 107 characters.
             private = {"address": "local", "include_dashboard": False, "_temp_dir": folder}
             with kept_signals():
                 ray.init(**({"address": address} if address else private), **options)
-            require(run, cluster_gpus(), "the Ray cluster")
-            yield
+            yield address or ray.get_runtime_context().gcs_address
         finally:
             ray.shutdown()
+
+
+def cluster_resources() -> dict[str, float]:
+    """CPUs, GPUs and memory of all nodes of the cluster that this process is in."""
+    return ray.cluster_resources()
 
 
 @contextmanager

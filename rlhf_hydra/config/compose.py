@@ -6,9 +6,8 @@ file or override that set it, and the rest goes on, so that one start shows all 
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_origin
@@ -21,8 +20,10 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import GroupDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -92,19 +93,60 @@ class Composer:
         """The run of these overrides, none of which may sweep, and of `values`, by key, which count more."""
         return _Layers(self, overrides).compose(values)
 
-    def expand(self, overrides: Sequence[str]) -> Iterator[list[str]]:
-        """The grid that `-m` runs with these overrides: one run at a time, the last key varying fastest."""
+    def axes(self, overrides: Sequence[str]) -> dict[str, "Values"]:
+        """What `-m` varies: for each key the overrides to choose from, one where it has one value, or an interval."""
         parser = OverridesParser.create(config_loader=self.loader)
-        axes: dict[str, list[str]] = {}
-        for line in overrides:
-            override = parse(parser, line)
-            name = line.partition("=")[0]
-            if override.is_sweep_override() and not override.is_discrete_sweep():
-                fix = "List the values, as in 0.1,0.2 or range(1,4)."
-                raise ConfigError([Problem("sweep", name, "cannot be swept over an interval", fix, where=COMMAND_LINE)])
-            sweeps = override.is_sweep_override()
-            axes[name] = [f"{name}={value}" for value in override.sweep_string_iterator()] if sweeps else [line]
-        return (list(point) for point in product(*axes.values()))
+        return {line.partition("=")[0]: values(parse(parser, line), line) for line in overrides}
+
+    def sweep_folder(self, overrides: Sequence[str], outputs: str) -> Path:
+        """Where `-m` leaves its trials: `hydra.sweep.dir`, made now if it is a new one."""
+        setup_globals()
+        own = [line for line in overrides if line.startswith("hydra.sweep.")]
+        cfg = self.loader.load_configuration("config", [*own, f"outputs='{outputs}'"], RunMode.MULTIRUN)
+        return Path(cfg.hydra.sweep.dir).resolve()
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Values of `name` between two bounds, both included."""
+
+    name: str
+    low: float
+    high: float
+    is_log: bool
+    is_whole: bool
+
+    def at(self, share: float) -> str:
+        """The override that lies `share`, in [0, 1), of the way from `low` to `high`."""
+        if self.is_whole:
+            return self.line(int(self.low + share * (self.high - self.low + 1)))
+        if self.is_log:
+            return self.line(self.low * (self.high / self.low) ** share)
+        return self.line(self.low + share * (self.high - self.low))
+
+    def line(self, value: float) -> str:
+        """The override that takes `value`, to four digits."""
+        rounded = value if self.is_whole else float(f"{value:.4g}")
+        return f"{self.name}={min(max(rounded, self.low), self.high)}"
+
+
+Values = tuple[str, ...] | Interval
+
+
+def values(override: Override, line: str) -> Values:
+    """What one override of `-m` lets a key be."""
+    name = line.partition("=")[0]
+    if not override.is_sweep_override():
+        return (line,)
+    if override.is_discrete_sweep():
+        return tuple(f"{name}={value}" for value in override.sweep_string_iterator())
+    sweep = override.value()
+    assert isinstance(sweep, IntervalSweep) and sweep.start is not None and sweep.end is not None
+    is_whole, is_log = isinstance(sweep.start, int), "log" in sweep.tags
+    if sweep.start >= sweep.end or (is_log and (is_whole or sweep.start <= 0)):
+        fix = "Write interval(1,8), int(interval(1,8)), or tag(log,interval(1e-7,1e-5)) with bounds above 0."
+        raise ConfigError([Problem("sweep", name, "is not an interval", fix, line.partition("=")[2], COMMAND_LINE)])
+    return Interval(name, sweep.start, sweep.end, is_log, is_whole)
 
 
 def parse(parser: OverridesParser, line: str) -> Override:

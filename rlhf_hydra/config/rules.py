@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from rlhf_hydra.config.arithmetic import samples_per_step, updates_per_step
+from rlhf_hydra.config.conditions import parse_condition
 from rlhf_hydra.config.errors import Problem, nearest, one_of
 from rlhf_hydra.config.layout import (
     TRAINED,
@@ -43,6 +44,7 @@ from rlhf_hydra.config.schema import (
     Greedy,
     Group,
     ModelReward,
+    OptunaSweep,
     ProcessReward,
     Returns,
     RuleReward,
@@ -661,12 +663,14 @@ def endless_patience(run: RunConfig) -> Iterator[Problem]:
 # --------------------------------------------------------------------------------------------------------- task
 
 
-READ_RUNS = ("resume", "rerun", "export", "report", "compare")
+READ_RUNS = ("resume", "sweep_resume", "rerun", "export", "report", "compare")
 
 
 def resume(run: RunConfig) -> Iterator[Problem]:
-    if run.task.name == "resume" and run.run is None:
-        yield Problem("", "run", "task=resume needs the folder of a run", "Add run=outputs/ALGO-MODEL/TIME.")
+    folders = {"resume": "a run", "sweep_resume": "a sweep"}
+    if run.task.name in folders and run.run is None:
+        says = f"task={run.task.name} needs the folder of {folders[run.task.name]}"
+        yield Problem("", "run", says, "Add run=outputs/ALGO-MODEL/TIME.")
     if run.task.name not in READ_RUNS and run.run is not None:
         yield Problem("", "run", f"task={run.task.name} starts a new run", "Drop it, or add task=resume.")
 
@@ -694,6 +698,24 @@ def run_folders(run: RunConfig) -> list[str] | None:
     return found if all(isinstance(folder, str) for folder in found) else None
 
 
+def sweep(run: RunConfig) -> Iterator[Problem]:
+    """Conditions can be read, and a search knows what it is for."""
+    cfg = run.sweep
+    for text in cfg.constraints:
+        try:
+            parse_condition(text)
+        except ValueError as error:
+            fix = "Write 'sweep.constraints=[\"kl <= 15\"]', for example."
+            yield Problem("", "sweep.constraints", f"cannot be read: {error}", fix)
+    if not isinstance(cfg, OptunaSweep):
+        return
+    if cfg.objective is None and not run.eval.every:
+        fix = "Set eval.every=10, or name a metric, as in sweep.objective=reward/mean."
+        yield Problem("", "sweep.objective", "the search needs to know what is good, and nothing is evaluated", fix)
+    if cfg.against and cfg.pruner != "none":
+        yield Problem("", "sweep.pruner", "two objectives cannot be pruned", "Drop it, or sweep.against.")
+
+
 RULES: list[Rule] = [
     batch_covers_workers,
     data_source,
@@ -708,6 +730,7 @@ RULES: list[Rule] = [
     host_memory,
     runs_to_read,
     resume,
+    sweep,
 ]
 """Of every run."""
 

@@ -763,7 +763,9 @@ class CompositeReward(Reward):
 
 @dataclass
 class Task(Section):
-    name: str = choice(MISSING, "train", "check", "resume", "rerun", "export", "lint", "report", "compare")
+    name: str = choice(
+        MISSING, "train", "check", "resume", "sweep_resume", "rerun", "export", "lint", "report", "compare"
+    )
 
 
 @dataclass
@@ -824,6 +826,53 @@ class Eval(Section):
 
 
 @dataclass
+class Sweep(Section):
+    """What `-m` does with the keys that have several values: trials, each a run of its own (`docs/sweeps.md`).
+
+    `grid`: every combination of the values.
+    """
+
+    name: str = choice("grid", "grid", "random", "optuna")
+    """Name of the choice: `sweep=<name>`."""
+    max_parallel: int = number(0, ge=0)
+    """Most trials at a time. 0: as many as fit into the GPUs, CPUs and memory that there are."""
+    zip: List[List[str]] = field(default_factory=list)
+    """Keys whose values go together, first with first: `[[algo.kl.coef,policy.optim.lr]]`."""
+    seeds: int = number(1, ge=1)
+    """Runs of each combination, with `seed`, `seed` + 1, ..."""
+    objective: Optional[str] = None
+    """Metric by whose last value trials are ranked. null: `eval/pass@k` where the run evaluates; else none is ranked,
+    since the training reward is no judge of itself unless it is named here."""
+    direction: str = choice("max", "max", "min")
+    """Whether the largest or the smallest value is the best."""
+    constraints: List[str] = field(default_factory=list)
+    """What the last values of a trial must satisfy to be the best, such as `kl <= 15` or `policy/entropy > 0.1`."""
+    hang_timeout_s: Optional[float] = number(None, gt=0)
+    """A trial that has said nothing for so long is ended. null: off."""
+
+
+@dataclass
+class RandomSweep(Sweep):
+    """Combinations drawn at random; keys may also be given as `interval(LOW,HIGH)`."""
+
+    trials: int = number(20, ge=1)
+    """Combinations to try."""
+
+
+@dataclass
+class OptunaSweep(RandomSweep):
+    """Combinations chosen by Optuna from what the earlier ones gave."""
+
+    sampler: str = choice("tpe", "tpe", "nsga2")
+    """tpe: tree-structured Parzen estimator. nsga2: a genetic algorithm."""
+    against: Optional[str] = None
+    """Second objective, always kept small, such as `policy/kl`: the search follows the frontier of both. null: none."""
+    pruner: str = choice("none", "none", "median", "halving")
+    """Ends trials that do worse than others at the same step. median: than half of them; halving: than the better part
+    of them, ever more strictly (successive halving, arXiv 1810.05934)."""
+
+
+@dataclass
 class Checkpoint(Section):
     every: int = number(0, ge=0)
     """Steps between saves. 0: only at the end."""
@@ -858,6 +907,7 @@ class RunConfig(Section):
     strategy: Strategy = part(Strategy)
     eval: Eval = part(Eval)
     checkpoint: Checkpoint = part(Checkpoint)
+    sweep: Sweep = part(Sweep)
     steps: int = number(100, ge=0)
     """RL: passes of the loop: sample, score, learn. Supervised: optimizer steps; 0: as `algo.epochs` says."""
     seed: int = number(42, ge=0)
@@ -865,8 +915,8 @@ class RunConfig(Section):
     outputs: str = "outputs"
     """Folder of all runs."""
     run: Any = None
-    """Folder of a run, or a list of them: `task=resume` goes on with one, `task=report` also takes a sweep's folder and
-    patterns such as `outputs/ppo-*/*`, `task=compare` takes two."""
+    """Folder of a run, or a list of them: `task=resume` and `task=sweep_resume` go on with one, `task=report` also takes
+    a sweep's folder and patterns such as `outputs/ppo-*/*`, `task=compare` takes two."""
 
     @property
     def rl(self) -> RL:
@@ -907,5 +957,8 @@ SCHEMAS: dict[str, type] = {
     "task/task": Task,
     "task/report": ReportTask,
     "tracking/tracking": Tracking,
+    "sweep/grid": Sweep,
+    "sweep/random": RandomSweep,
+    "sweep/optuna": OptunaSweep,
 }
 """Schema of each choice: `defaults: [/schema/algo@_here_: ppo, _self_]` in `conf/algo/*.yaml`."""

@@ -70,6 +70,11 @@ OTHERS = [
     ("task=resume", {"resume"}),  # needs run=FOLDER
     *[(f"task={name}", set()) for name in ("rerun", "export", "lint")],
     *[(f"task={name}", {"runs_to_read"}) for name in ("report", "compare")],
+    ("task=sweep_resume", {"resume"}),
+    ("sweep=grid", set()),
+    ("sweep=random", set()),
+    ("sweep=optuna", {"sweep"}),  # needs an objective
+    ("sweep=optuna eval.every=1", set()),
     ("data=toy", set()),
     ("data=gsm8k model=smollm2-135m", set()),
     ("data=gsm8k", {"letters_only"}),  # model=tiny writes no numbers

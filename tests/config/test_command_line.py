@@ -29,6 +29,7 @@ QUICK = [
     ["task=check"],
     ["task=check", "model=llama3-70b", "cluster=a100x16", "strategy.offload_optimizer=true"],
     ["task=check", "-m", "algo=ppo,grpo", "seed=1,2"],
+    ["task=check", "-m", "sweep=optuna", "sweep.objective=reward/mean", "algo.kl.coef=interval(0,1)"],
 ]
 
 
@@ -87,6 +88,13 @@ WRONG = {
         "error: algo.kl.coef=-1.0 (command line): must be at least 0 and at most 10\n"
         "    in 2 of 4 runs, first: seed=1 task=check algo.kl.coef=-1\n"
     ),
+    "-m algo.kl.coef=interval(0,1)": "error: algo.kl.coef (command line): a grid cannot be swept over an interval\n",
+    "-m sweep.zip=[[seed,steps]] seed=1,2": "error: sweep.zip (command line): the values do not pair",
+    "-m sweep=optuna algo.kl.coef=interval(0,1)": "error: sweep.objective: the search needs to know what is good",
+    "-m hydra/launcher=joblib seed=1,2": "error: hydra: sweeps have no launchers, sweepers and subfolders of Hydra's\n",
+    "task=sweep_resume": "error: run (command line): task=sweep_resume needs the folder of a sweep\n",
+    "task=sweep_resume run=.": "(command line): no sweep in it\n    Give the folder that holds sweep.json",
+    "task=sweep_resume run=. steps=3": "error: steps (command line): the trials are planned\n",
     "-m seed=1,2 rollout.temperature=0": "    in 2 of 2 runs, first: seed=1 rollout.temperature=0\n",
 }
 

@@ -9,7 +9,6 @@ from omegaconf import OmegaConf
 
 from rlhf_hydra.config.check import checked_run
 from rlhf_hydra.config.compose import is_free
-from rlhf_hydra.config.errors import ConfigError
 from rlhf_hydra.config.schema import (
     GRPO,
     PPO,
@@ -112,29 +111,16 @@ def test_another_name_of_a_cluster_is_that_cluster(composer):
         assert checked_run([f"cluster={alias}"], composer) == checked_run([f"cluster={name}"], composer)
 
 
-def test_a_grid_is_the_product_in_the_order_of_the_command_line(composer):
-    grid = composer.expand(["algo=ppo,grpo", "model=tiny", "seed=range(1,3)"])
-    assert [" ".join(point) for point in grid] == [
-        "algo=ppo model=tiny seed=1",
-        "algo=ppo model=tiny seed=2",
-        "algo=grpo model=tiny seed=1",
-        "algo=grpo model=tiny seed=2",
-    ]
-
-
-def test_a_grid_is_expanded_one_run_at_a_time(composer):
-    axes = [f"{key}=range(1,1000)" for key in ("seed", "steps", "checkpoint.every", "checkpoint.keep")]
-    assert next(composer.expand(axes)) == ["seed=1", "steps=1", "checkpoint.every=1", "checkpoint.keep=1"]
-
-
 def test_globs_of_a_grid_show_no_schema(composer):
-    grid = list(composer.expand(["algo=glob(*)"]))
-    assert [f"algo={file.stem}" for file in sorted((find_conf_dir() / "algo").glob("*.yaml"))] == [p[0] for p in grid]
+    axes = composer.axes(["algo=glob(*)", "model=tiny"])
+    assert axes["algo"] == tuple(f"algo={file.stem}" for file in sorted((find_conf_dir() / "algo").glob("*.yaml")))
+    assert axes["model"] == ("model=tiny",)
 
 
-def test_intervals_are_refused(composer):
-    with pytest.raises(ConfigError, match=r"algo.kl.coef .*interval"):
-        list(composer.expand(["algo.kl.coef=interval(0,1)"]))
+def test_the_folder_of_a_sweep_is_made_once(composer, tmp_path):
+    assert composer.sweep_folder([f"hydra.sweep.dir={tmp_path}/mine"], "outputs") == tmp_path / "mine"
+    first, second = (composer.sweep_folder([], f"{tmp_path}/out, put") for _ in range(2))
+    assert first != second and first.parent == second.parent == tmp_path / "out, put" / "sweep"
 
 
 def test_run_folders_do_not_collide(tmp_path):

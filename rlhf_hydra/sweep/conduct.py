@@ -1,0 +1,126 @@
+"""A sweep from its plan to its last trial."""
+
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlhf_hydra.config.check import checked_run
+from rlhf_hydra.config.compose import Composer
+from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem
+from rlhf_hydra.config.schema import OptunaSweep, RunConfig, Sweep
+from rlhf_hydra.interrupts import Interrupts, Stopped
+from rlhf_hydra.sweep.launch import Launcher, Listed, Source, environment
+from rlhf_hydra.sweep.objective import Objective
+from rlhf_hydra.sweep.room import Amounts, Room, here
+from rlhf_hydra.sweep.search import Study
+from rlhf_hydra.sweep.space import Point, Space, name_of
+from rlhf_hydra.sweep.table import Screen
+from rlhf_hydra.sweep.trial import Book, Trial, locked
+
+SOME_FAILED = 1
+
+Runs = Sequence[tuple[Point, RunConfig]]
+
+
+def start(composer: Composer, overrides: Sequence[str], runs: Runs, folder: Path) -> int:
+    """Run what a command line asks for, less what `folder` holds already; the exit code.
+
+    `runs`: the checked runs of its space.
+    """
+    with locked(folder):
+        book, first = Book.open(folder), runs[0][1]
+        config_dir = ["--config-dir", composer.config_dir] if composer.config_dir else []
+        prefix = ["python", "-m", "rlhf_hydra", *config_dir]
+        space, objective = Space.of(composer, overrides), Objective.of(first)
+        book.head = {
+            "command": shlex.join([*prefix, "-m", *overrides]),
+            "sweep": first.sweep.name,
+            "config_dir": composer.config_dir,
+            "overrides": list(overrides),
+            **space.describe(),
+            **objective.describe(),
+        }
+
+        def accept(point: Point, run: RunConfig | None = None) -> Trial:
+            trial = book.add(point, run or checked_run(point.overrides, composer), prefix)
+            if run is None:
+                book.write()
+            return trial
+
+        if isinstance(first.sweep, OptunaSweep):
+            source: Source = Study(space, first.sweep, objective, folder, accept)
+            to_come = {" ".join(point.own): run for point, run in runs}
+        else:
+            missing = [trial for trial in [accept(*pair) for pair in runs] if not trial.status.is_final]
+            source, to_come = Listed(missing), {trial.key: trial.run for trial in missing}
+        book.keep_finished()
+        book.write()
+        return conduct(book, source, first, to_come)
+
+
+def resume(folder: Path, changes: Sequence[str] = ()) -> int:
+    """Run what is missing of the sweep in `folder`, as it was planned, with `changes` to `sweep.*`; the exit code."""
+    for line in changes:
+        if name_of(line).partition(".")[0] != "sweep":
+            fix = "Change sweep.* only, or run the command with -m and hydra.sweep.dir=FOLDER."
+            raise ConfigError([Problem("resume", name_of(line), "the trials are planned", fix, where=COMMAND_LINE)])
+    folder = folder.resolve()
+    head = Book.load(folder).head
+    if head["sweep"] == "optuna":
+        composer, overrides = Composer(head["config_dir"]), [*head["overrides"], *changes]
+        points = Space.of(composer, overrides).points()
+        return start(composer, overrides, [(point, checked_run(point.overrides, composer)) for point in points], folder)
+    with locked(folder):
+        book = Book.load(folder, changes)
+        missing = [trial for trial in book.trials.values() if not trial.status.is_final]
+        first = next(iter(book.trials.values())).run
+        return conduct(book, Listed(missing), first, {trial.key: trial.run for trial in missing})
+
+
+def conduct(book: Book, source: Source, first: RunConfig, to_come: Mapping[str, RunConfig]) -> int:
+    """Run all that `source` has; the exit code: 0 all good, 1 some failed, 130 and 143 stopped by Ctrl-C or SIGTERM.
+
+    `first`: any run of the sweep. `to_come`: what the source will have, or what is as large.
+    """
+    code = 0
+    with Interrupts() as interrupts, Screen(book.trials, Objective.of(first)) as screen:
+        try:
+            if to_come:
+                launch(source, to_come, first.sweep, screen, interrupts)
+        except Stopped as stop:
+            code = stop.code
+    screen.sum_up(book.folder)
+    return code or (0 if all(trial.status.is_final for trial in book.trials.values()) else SOME_FAILED)
+
+
+def launch(source: Source, runs: Mapping[str, RunConfig], cfg: Sweep, screen: Screen, interrupts: Interrupts) -> None:
+    with cluster(runs, screen.say) as (address, total):
+        room = Room(total, cfg.max_parallel)
+        room.require(runs)
+        at_once, limit = min(room.at_once(run) for run in runs.values())
+        screen.say(f"at most {at_once} at a time: {limit}")
+        Launcher(source, room, screen, environment(address, at_once), cfg.hang_timeout_s).run(interrupts)
+
+
+@contextmanager
+def cluster(runs: Mapping[str, RunConfig], say: Callable[[str], None]) -> Iterator[tuple[str | None, Amounts]]:
+    """The Ray cluster of all trials, started here unless one is named, if any of them needs one; and what there is."""
+    addresses = {run.cluster.address for run in runs.values() if run.cluster.backend == "ray"}
+    if not addresses:
+        yield None, here()
+        return
+    if len(addresses) > 1:
+        fix = "Give all trials the same."
+        raise ConfigError([Problem("sweep", "cluster.address", "a sweep runs on one Ray cluster", fix)])
+    from rlhf_hydra.cluster.ray_group import attached, cluster_resources
+
+    named, begin = addresses.pop() or os.environ.get("RAY_ADDRESS"), time.monotonic()
+    if not named:
+        Room(here()).require(runs)
+    with attached(named) as address:
+        took = "" if named else f", started in {time.monotonic() - begin:.0f} s"
+        say(f"one Ray cluster for all trials: {address}{took}")
+        yield address, {**here(), **cluster_resources()}

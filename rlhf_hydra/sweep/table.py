@@ -1,0 +1,137 @@
+"""What a sweep tells the terminal: a live table, or a line for each thing that happens where there is no terminal."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rlhf_hydra.sweep.launch import Running
+from rlhf_hydra.sweep.objective import Objective
+from rlhf_hydra.sweep.progress import Progress
+from rlhf_hydra.sweep.status import OUTPUT, Status
+from rlhf_hydra.sweep.trial import Trial
+from rlhf_hydra.tracking.console import duration
+
+COLORS = {
+    "waiting": "dim",
+    "running": "cyan",
+    "done": "green",
+    "failed": "red",
+    "killed": "red",
+    "stopped": "yellow",
+}
+REWARD = "reward/mean"
+REDRAW_S = 0.5
+
+
+class Screen:
+    """Hears of every trial; shows `trials`, a mapping that may still grow."""
+
+    def __init__(self, trials: Mapping[str, Trial], objective: Objective, console: Console | None = None) -> None:
+        self.trials, self.objective = trials, objective
+        self.console = console or Console()
+        self.statuses = {key: trial.status for key, trial in trials.items()}
+        self.progress = {key: Progress(trial.folder) for key, trial in trials.items()}
+        self.live = Live(console=self.console, auto_refresh=False, transient=True)
+        self.drawn = 0.0
+
+    def __enter__(self) -> "Screen":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def started(self, trial: Trial, status: Status) -> None:
+        self.statuses[trial.key] = status
+        again = f" (attempt {status.attempt})" if status.attempt > 1 else ""
+        self.say(f"{trial.key} started{again}: {' '.join(trial.overrides)}")
+
+    def ended(self, trial: Trial, status: Status, progress: Progress) -> None:
+        self.statuses[trial.key], self.progress[trial.key] = status, progress
+        seconds = duration((status.ended or 0) - (status.started or 0))
+        why = f", see {trial.folder / OUTPUT}" if status.state in ("failed", "killed") else ""
+        pruned = f" ({status.detail})" if status.pruned else ""
+        self.say(f"{trial.key} {status.state} after {seconds}{pruned}{why}  {self.numbers(progress)}".rstrip())
+
+    def progressed(self, running: Sequence[Running]) -> None:
+        self.progress |= {one.trial.key: one.progress for one in running}
+        if self.live.is_started and time.monotonic() - self.drawn > REDRAW_S:
+            self.live.update(self.table(), refresh=True)
+            self.drawn = time.monotonic()
+
+    def numbers(self, progress: Progress) -> str:
+        return "  ".join(f"{name} {progress.last[name]:.4g}" for name in self.columns() if name in progress.last)
+
+    def columns(self) -> list[str]:
+        """The metrics that are shown."""
+        return list(dict.fromkeys(name for name in (self.objective.metric, self.objective.against, REWARD) if name))
+
+    def say(self, text: str) -> None:
+        self.console.print(Text(text), soft_wrap=True)
+
+    def table(self, order: Sequence[str] | None = None) -> Table:
+        """A row for each trial; while they run those that matter now, as many as the terminal has lines for."""
+        keys = list(order) if order is not None else self._visible()
+        table = Table(title=self._title(), title_justify="left", title_style="bold")
+        for name in ("trial", "state", "overrides", "step", *self.columns(), "left"):
+            table.add_column(name, overflow="fold")
+        for key in keys:
+            table.add_row(*self._row(key))
+        return table
+
+    def _visible(self) -> list[str]:
+        order = {"running": 0, "failed": 1, "killed": 1, "stopped": 1, "waiting": 2, "done": 3}
+        keys = sorted(self.trials, key=lambda key: order[self._status(key).state])
+        return sorted(keys[: max(5, self.console.height - 8)], key=lambda key: self.trials[key].number)
+
+    def _status(self, key: str) -> Status:
+        return self.statuses.get(key) or Status()
+
+    def _title(self) -> str:
+        states = [self._status(key).state for key in self.trials]
+        return ", ".join(f"{states.count(state)} {state}" for state in COLORS if state in states)
+
+    def _row(self, key: str) -> list[str | Text]:
+        trial, status, progress = self.trials[key], self._status(key), self.progress.get(key)
+        last = progress.last if progress else {}
+        left = progress.left_s(trial.run.steps) if progress and status.state == "running" else None
+        values = [f"{last[name]:.4g}" if name in last else "" for name in self.columns()]
+        step = f"{progress.step}/{trial.run.steps}" if progress and last else ""
+        state = Text("pruned" if status.pruned else status.state, style=COLORS[status.state])
+        return [key, state, " ".join(trial.overrides), step, *values, duration(left) if left is not None else ""]
+
+    def sum_up(self, folder: Path) -> None:
+        """All trials, the best first, and what can be done next."""
+        done = {key: self.progress[key].last for key in self.trials if self._status(key).state == "done"}
+        ranked = self.objective.ranked(done)
+        rest = [key for key in self.trials if key not in ranked]
+        self.console.print("", self.table([*ranked, *rest]))
+        self._say_best(ranked, done)
+        self._say_refused({key: self.objective.violations(last) for key, last in done.items()})
+        self.say(f"folder  {folder}")
+        if any(not self._status(key).is_final for key in self.trials):
+            self.say(f"go on   python -m rlhf_hydra task=sweep_resume run={folder}")
+
+    def _say_best(self, ranked: Sequence[str], done: Mapping[str, Mapping[str, float]]) -> None:
+        metric = self.objective.metric
+        if metric is None:
+            fix = "evaluate with eval.every=N, or name a metric with sweep.objective=METRIC"
+            self.say(f"best    none: the training reward alone is no judge; {fix}")
+        elif ranked:
+            trial = self.trials[ranked[0]]
+            self.say(f"best    {trial.key}: {metric} {done[trial.key][metric]:.4g}  {' '.join(trial.overrides)}")
+        elif done:
+            known = sorted(set().union(*done.values()))
+            says = "all break a condition" if any(metric in m for m in done.values()) else f"there is no {metric}"
+            self.say(f"best    none: {says}; metrics: {', '.join(known)}")
+
+    def _say_refused(self, violations: Mapping[str, Sequence[str]]) -> None:
+        for key, broken in violations.items():
+            if broken:
+                self.say(f"        {key} does not satisfy {', '.join(broken)}")
