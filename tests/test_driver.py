@@ -36,6 +36,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(algo, stra
         ["algo=grpo", "strategy.name=deepspeed", "policy.ema=0.9"],
         ["algo=reinforce", "policy.samples_per_update=16", "algo.shaping.normalize=running", "policy.ema=0.9"],
         ["algo=dapo"],
+        ["algo=ppo", "policy.lora.rank=4", "critic.lora.rank=4", "policy.ema=0.9"],
     ],
 )
 def test_a_resumed_run_equals_one_that_never_stopped(options, tmp_path):

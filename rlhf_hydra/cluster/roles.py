@@ -76,6 +76,13 @@ class TokenModel:
         return Scattered(self.group.each(method, [(part, *args) for part in parts]), rows, tuple(batch.tokens.shape))
 
 
+class Unadapted(TokenModel):
+    """A policy as it was before its adapters learned: its own reference."""
+
+    def logprobs(self, batch: RolloutBatch, temperature: float) -> Scattered:
+        return self._rows("base_logprobs", batch, temperature)
+
+
 class Engines:
     """The engine role: prompts are dealt to the engines in turn."""
 

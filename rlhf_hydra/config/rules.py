@@ -5,7 +5,7 @@ Each rule is a small function that yields what is wrong; its name is the name of
 
 import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from rlhf_hydra.config.schema import (
     FunctionReward,
     Greedy,
     Group,
+    LoRA,
     ModelReward,
     RuleReward,
     RunConfig,
@@ -253,7 +254,12 @@ def letters_only(run: RunConfig) -> Iterator[Problem]:
 
 def model_folder(run: RunConfig) -> Iterator[Problem]:
     rewards = [(key, part.path) for key, part in named_rewards(run) if isinstance(part, ModelReward)]
-    for key, path in [("model", run.model.path), ("critic", run.critic.path), *rewards]:
+    for key, path in [
+        ("model", run.model.path),
+        ("critic", run.critic.path),
+        ("reference", run.reference.path),
+        *rewards,
+    ]:
         if path and path != MISSING and is_absent(path):
             yield no_such_file(f"{key}.path", path)
 
@@ -439,6 +445,22 @@ def sharding(run: RunConfig) -> Iterator[Problem]:
         yield Problem("", "strategy.offload_optimizer", "needs DeepSpeed with sharded optimizer states", fix)
 
 
+def adapters(run: RunConfig) -> Iterator[Problem]:
+    """Settings of adapters need adapters; 4-bit weights need a GPU, and cannot be cut into parts."""
+    for role in (role for role in TRAINED if role in roles(run)):
+        lora, key = trained(run, role).lora, f"{role}.lora"
+        if lora.rank == 0 and lora != LoRA():
+            odd = next(f.name for f in fields(lora) if getattr(lora, f.name) != getattr(LoRA(), f.name))
+            fix = f"Set {key}.rank=16, for example, or drop it."
+            yield Problem("", f"{key}.{odd}", f"{key}.rank=0, so there are no adapters and all weights learn", fix)
+        elif lora.quantize != "none" and not seat(run, role).gpus:
+            says = f"4-bit weights need an NVIDIA GPU, and the {role} has none on cluster={run.cluster.name}"
+            yield Problem("", f"{key}.quantize", says, f"Drop it, or take a cluster whose {role} has GPUs.")
+        elif lora.quantize != "none" and run.strategy.name == "deepspeed" and run.strategy.zero_stage == 3:
+            says = "4-bit weights cannot be sharded, and strategy.zero_stage=3 shards them"
+            yield Problem("", f"{key}.quantize", says, "Set strategy.zero_stage=2.")
+
+
 def local_backend(run: RunConfig) -> Iterator[Problem]:
     """One process holds one DeepSpeed worker a role and one vLLM engine."""
     if run.cluster.backend != "local":
@@ -540,6 +562,7 @@ RULES: list[Rule] = [
     placement,
     cluster_gpus,
     sharding,
+    adapters,
     local_backend,
     gpu_memory,
     host_memory,

@@ -512,10 +512,29 @@ class Optim(Section):
 
 
 @dataclass
+class LoRA(Section):
+    """Low-rank adapters (arXiv 2106.09685): layers compute W x + alpha / rank * B A x, and only A and B learn."""
+
+    rank: int = number(0, ge=0)
+    """Rows of A. 0: no adapters; all weights learn."""
+    alpha: int = number(16, gt=0)
+    dropout: float = number(0.0, ge=0, lt=1)
+    """Of what A reads, while training."""
+    targets: List[str] = field(default_factory=list)
+    """Layers that get adapters, by the end of their names, such as `q_proj`. Empty: all linear layers but the output
+    layer."""
+    quantize: str = choice("none", "none", "nf4")
+    """`nf4`: frozen weights of linear layers in 4 bits (QLoRA, arXiv 2305.14314). Needs a GPU and bitsandbytes."""
+    export: str = choice("merged", "merged", "adapter")
+    """`merged`: an ordinary model, and the adapters beside it as `model-adapter`. `adapter`: only they, for PEFT."""
+
+
+@dataclass
 class Trained(Section):
     """A role that learns."""
 
     optim: Optim = part(Optim)
+    lora: LoRA = part(LoRA)
     samples_per_update: int = number(128, ge=1)
     """Responses per optimizer step, over all ranks."""
     tokens_per_microbatch: int = number(16_384, ge=1)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
+from rlhf_hydra.models.lora import Adapters, load_options
 from rlhf_hydra.models.packed import ATTENTION, Packed, check_packable
 
 Entropy = Literal["none", "value", "gradient"]
@@ -33,11 +34,13 @@ class PolicyModel(nn.Module):
         self.logits_at_once = logits_at_once
 
     @classmethod
-    def load(cls, folder: str, trust_remote_code: bool = False) -> "PolicyModel":
+    def load(cls, folder: str, trust_remote_code: bool = False, adapters: Adapters | None = None) -> "PolicyModel":
         lm = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=ATTENTION, trust_remote_code=trust_remote_code
+            folder, attn_implementation=ATTENTION, trust_remote_code=trust_remote_code, **load_options(adapters)
         )
         check_packable(lm)
+        if adapters is not None:
+            adapters.attach(lm)
         return cls(lm)
 
     def forward(self, packed: Packed, temperature: float, entropy: Entropy = "gradient") -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ class Trainer(Protocol):
         """The moving average of every parameter, whole; nothing where none is kept. All ranks must iterate."""
 
     def save(self, folder: Path) -> None:
-        """Weights, their average and the optimizer, exactly; all ranks must call it."""
+        """What has learned, its average and the optimizer, exactly; all ranks must call it."""
 
     def load(self, folder: Path) -> None:
         """What `save` wrote."""
@@ -56,7 +56,10 @@ class Trainer(Protocol):
 def build_trainer(
     cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank, ema: float = 0.0
 ) -> Trainer:
-    """`optim` None: the model is only read. `ema`: decay of the moving average of its weights; 0: there is none."""
+    """`optim` None: the model is only read; otherwise its parameters learn unless they are frozen already.
+
+    `ema`: decay of the moving average of its weights; 0: there is none.
+    """
     if cfg.name == "deepspeed":
         from rlhf_hydra.strategy.deepspeed import DeepSpeedTrainer
 
@@ -94,6 +97,19 @@ def parameter_groups(model: nn.Module, optim: Optim) -> list[dict[str, Any]]:
     plain = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) <= 1]
     groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def learned_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model without its frozen parameters, which are those that it was loaded with."""
+    frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+
+
+def load_learned(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """The inverse; KeyError if anything else is missing, or does not belong here."""
+    model.load_state_dict(state, strict=False)
+    if odd := learned_state(model).keys() ^ state.keys():
+        raise KeyError(f"the saved weights are not those of this model; for example {min(odd)}")
 
 
 def dtype_of(name: str) -> torch.dtype:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlhf_hydra.config.schema import Optim, Strategy
 from rlhf_hydra.strategy.average import Average
-from rlhf_hydra.strategy.base import Rank, dtype_of, learning_rate, parameter_groups
+from rlhf_hydra.strategy.base import Rank, dtype_of, learned_state, learning_rate, load_learned, parameter_groups
 
 
 class SingleTrainer:
@@ -24,7 +24,9 @@ class SingleTrainer:
                 f"strategy.name=single trains with one worker, not {rank.size}; take strategy.name=deepspeed"
             )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = model.to(self.device).requires_grad_(optim is not None)
+        self.model = model.to(self.device)
+        if optim is None:
+            self.model.requires_grad_(False)
         self.optim, self.total_steps, self.steps = optim, total_steps, 0
         self.average = Average(self.model, ema) if ema else None
         self.dtype = dtype_of(cfg.dtype)
@@ -78,7 +80,7 @@ class SingleTrainer:
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         state = {
-            "model": self.model.state_dict(),
+            "model": learned_state(self.model),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "steps": self.steps,
@@ -88,7 +90,7 @@ class SingleTrainer:
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "trainer.pt", map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
+        load_learned(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.steps = state["steps"]

@@ -10,6 +10,7 @@ from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.config.arithmetic import updates_per_step
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.seeds import derive
+from rlhf_hydra.models.lora import Adapters
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.models.value import ValueModel
 from rlhf_hydra.strategy.base import Rank, build_trainer, contagious
@@ -20,7 +21,10 @@ class CriticWorker:
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.run, self.rank = run, rank
         model = ValueModel.load(
-            folder, seed=derive(run.seed, "critic head"), trust_remote_code=run.model.trust_remote_code
+            folder,
+            seed=derive(run.seed, "critic head"),
+            trust_remote_code=run.model.trust_remote_code,
+            adapters=Adapters.of(run.critic.lora, run, folder),
         )
         if run.strategy.gradient_checkpointing:
             model.classifier.gradient_checkpointing_enable({"use_reentrant": False})

@@ -1,6 +1,6 @@
 """The policy, which learns, and the reference, which does not."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from rlhf_hydra.algos.table import algorithm
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.config.arithmetic import updates_per_step, warmup_steps
 from rlhf_hydra.config.schema import Optim, RunConfig
+from rlhf_hydra.models.lora import Adapters, merged, switched_off
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.models.policy import PolicyModel
 from rlhf_hydra.strategy.base import Rank, build_trainer, contagious, dtype_of
@@ -25,10 +26,11 @@ class ReferenceWorker:
     optim: Optim | None = None
     total_updates = 0
     ema = 0.0
+    adapters: Adapters | None = None
 
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.run, self.folder, self.rank = run, folder, rank
-        model = PolicyModel.load(folder, run.model.trust_remote_code)
+        model = PolicyModel.load(folder, run.model.trust_remote_code, self.adapters)
         if self.optim is not None and run.strategy.gradient_checkpointing:
             model.lm.gradient_checkpointing_enable({"use_reentrant": False})
         self.lm = model.lm
@@ -61,6 +63,7 @@ class ReferenceWorker:
 class PolicyWorker(ReferenceWorker):
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.optim, self.ema = run.policy.optim, run.policy.ema
+        self.adapters = Adapters.of(run.policy.lora, run, folder)
         steps = max(1, run.steps - warmup_steps(run))
         self.total_updates = steps * updates_per_step(run, run.policy.samples_per_update)
         self.algorithm = algorithm(run.rl, run.rollout)
@@ -81,11 +84,19 @@ class PolicyWorker(ReferenceWorker):
             add(metrics, summands)
         return metrics | {f"policy/{name}": value for name, value in self.trainer.step().items()}
 
+    def base_logprobs(self, shard: Shard, temperature: float) -> Tensor:
+        """`logprobs` of the model without its adapters: those of the policy as it began."""
+        with switched_off(self.lm):
+            return self.logprobs(shard, temperature)
+
     def weights(self, dtype_name: str | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter under its Hugging Face name, in the engine's type or another; all ranks must iterate."""
+        """Every parameter under its Hugging Face name, in the engine's type or another; all ranks must iterate.
+
+        Adapters are merged into the layers that they belong to.
+        """
         dtype = dtype_of(dtype_name or self.run.engine.dtype)
-        for name, tensor in self.trainer.weights():
-            yield name.removeprefix("lm."), tensor.to(dtype)
+        for name, tensor in merged(self.lm, bare(self.trainer.weights())):
+            yield name, tensor.to(dtype)
 
     def weight_buckets(self, max_bytes: int, dtype_name: str | None = None) -> Iterator[Bucket]:
         """`weights` on their way to engines in other processes; rank 0 sends, the others only take part."""
@@ -96,15 +107,20 @@ class PolicyWorker(ReferenceWorker):
     def export(self, folder: Path) -> None:
         """Write the model as a Hugging Face folder, and its moving average beside it as `FOLDER-ema` where there is one
         (rank 0 writes, all ranks must call it)."""
-        self._export(folder, self.trainer.weights())
+        self._export(folder, self.trainer.weights)
         if self.ema:
-            self._export(folder.with_name(f"{folder.name}-ema"), self.trainer.averages())
+            self._export(folder.with_name(f"{folder.name}-ema"), self.trainer.averages)
 
-    def _export(self, folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
-        dtype = dtype_of(self.run.strategy.dtype)
-        state = {name.removeprefix("lm."): tensor.to(dtype).cpu() for name, tensor in weights}
-        if self.rank.index == 0:
-            self.lm.save_pretrained(folder, state_dict=state)
+    def _export(self, folder: Path, weights: Callable[[], Iterator[tuple[str, Tensor]]]) -> None:
+        writes = self.rank.index == 0
+        if self.adapters is not None:
+            self.adapters.export(folder, self.lm, bare(weights()), write=writes)
+        if self.adapters is None or self.adapters.cfg.export == "merged":
+            dtype = dtype_of(self.run.strategy.dtype)
+            state = {name: tensor.to(dtype).cpu() for name, tensor in merged(self.lm, bare(weights()))}
+            if writes:
+                self.lm.save_pretrained(folder, state_dict=state)
+        if writes:
             AutoTokenizer.from_pretrained(self.folder).save_pretrained(folder)
 
     def save(self, folder: Path) -> None:
@@ -112,3 +128,8 @@ class PolicyWorker(ReferenceWorker):
 
     def load(self, folder: Path) -> None:
         self.trainer.load(folder)
+
+
+def bare(weights: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Named as in the language model, without what it is wrapped in."""
+    return ((name.removeprefix("lm."), tensor) for name, tensor in weights)
