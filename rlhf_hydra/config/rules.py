@@ -445,6 +445,14 @@ def sharding(run: RunConfig) -> Iterator[Problem]:
         yield Problem("", "strategy.offload_optimizer", "needs DeepSpeed with sharded optimizer states", fix)
 
 
+def whole_matrices(run: RunConfig) -> Iterator[Problem]:
+    """Muon turns whole matrices; DeepSpeed keeps gradients and states in flat pieces, and clips after the turn."""
+    for role in (role for role in TRAINED if role in roles(run)):
+        if trained(run, role).optim.name == "muon" and run.strategy.name != "single":
+            says = f"works on whole matrices, and strategy.name={run.strategy.name} holds them in flat pieces"
+            yield Problem("", f"{role}.optim.name", says, "Set strategy.name=single, or take adamw.")
+
+
 def adapters(run: RunConfig) -> Iterator[Problem]:
     """Settings of adapters need adapters; 4-bit weights need a GPU, and cannot be cut into parts."""
     for role in (role for role in TRAINED if role in roles(run)):
@@ -562,6 +570,7 @@ RULES: list[Rule] = [
     placement,
     cluster_gpus,
     sharding,
+    whole_matrices,
     adapters,
     local_backend,
     gpu_memory,

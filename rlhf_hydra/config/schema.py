@@ -491,11 +491,29 @@ class Engine(Section):
 # --------------------------------------------------------------------------------------------- roles and rollout
 
 
+SCHEDULES = (
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "cosine_with_restarts",
+    "polynomial",
+    "inverse_sqrt",
+    "warmup_stable_decay",
+)
+
+
 @dataclass
 class Optim(Section):
-    name: str = choice("adamw", "adamw")
+    name: str = choice("adamw", "adamw", "muon")
+    """`muon`: orthogonalized momentum (arXiv 2502.16982) for the matrices inside the model, scaled so that AdamW's
+    learning rates serve; AdamW for embeddings, output layer, head and vectors."""
     lr: float = number(1e-6, gt=0, le=1)
     """Peak learning rate."""
+    momentum: float = number(0.95, ge=0, lt=1)
+    """Of Muon."""
     beta1: float = number(0.9, ge=0, lt=1)
     beta2: float = number(0.95, ge=0, lt=1)
     eps: float = number(1e-8, gt=0)
@@ -503,12 +521,19 @@ class Optim(Section):
     """Decoupled; not applied to biases and norms."""
     max_grad_norm: float = number(1.0, ge=0)
     """Global gradient norm above which gradients are scaled down. 0: off."""
-    schedule: str = choice("cosine", "constant", "linear", "cosine")
-    """After the warm-up: stay, or fall linearly or along a cosine to `min_lr_ratio` at the last step."""
+    schedule: str = choice("cosine", *SCHEDULES)
+    """After the warm-up; falls to `min_lr_ratio` at the last step, but for those that stay or fall for ever:
+    constant (= constant_with_warmup), and inverse_sqrt. cosine_with_min_lr and cosine_warmup_with_min_lr are cosine."""
     warmup_ratio: float = number(0.03, ge=0, lt=1)
     """Share of all optimizer steps in which the rate rises linearly from 0."""
     min_lr_ratio: float = number(0.1, ge=0, le=1)
     """Rate at the end, relative to `lr`."""
+    restarts: int = number(1, ge=1)
+    """Of cosine_with_restarts: times that it falls."""
+    power: float = number(1.0, gt=0)
+    """Of polynomial."""
+    decay_ratio: float = number(0.1, gt=0, le=1)
+    """Of warmup_stable_decay: share of all optimizer steps in which the rate falls, at the end."""
 
 
 @dataclass

@@ -44,8 +44,8 @@ class DeepSpeedTrainer:
         if cfg.offload_optimizer:
             from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-            return DeepSpeedCPUAdam(parameter_groups(model, optim), adamw_mode=True, **options)
-        return torch.optim.AdamW(parameter_groups(model, optim), **options)
+            return DeepSpeedCPUAdam(parameter_groups(model.parameters(), optim), adamw_mode=True, **options)
+        return torch.optim.AdamW(parameter_groups(model.parameters(), optim), **options)
 
     def forward(self, *args: Any, train: bool) -> Any:
         self.engine.train(train)

@@ -239,5 +239,4 @@ def test_checkpoints_hold_no_frozen_weights(folder, case):
     moments and an average on each rank, in float32; 1,140,736 frozen numbers are more than what is left."""
     learning = 4 * 2 * 128 * (2 * (128 + 128) + 2 * (64 + 128) + 3 * (1024 + 128))
     files = [file for file in (folder / f"{case}-2").rglob("*") if file.is_file()]
-    print(case, sum(file.stat().st_size for file in files) / learning)
     assert sum(file.stat().st_size for file in files) < 6.5 * learning

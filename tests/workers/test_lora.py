@@ -79,7 +79,8 @@ def test_only_what_learns_is_stepped_averaged_and_saved(tiny, run, take, tmp_pat
     assert sum(tensor.numel() for tensor in state["model"].values()) == LEARNING
     assert all(".lora_" in name for name in state["model"])
     assert sum(tensor.numel() for tensor in state["average"]) == LEARNING
-    moments = [tensor for entry in state["optimizer"]["state"].values() for tensor in entry.values()]
+    (adamw,) = state["optimizers"]
+    moments = [tensor for entry in adamw["state"].values() for tensor in entry.values()]
     assert sum(tensor.numel() for tensor in moments if tensor.dim()) == 2 * LEARNING
 
 
