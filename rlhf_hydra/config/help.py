@@ -14,6 +14,7 @@ Tasks
   task=train     the default: train, and leave everything in outputs/<algo>-<model>/<time>/
   task=check     say whether the run is sound, and start nothing; with -m, every run of the grid
   task=resume    go on with a run that was stopped: task=resume run=FOLDER [KEY=VALUE ...]
+  task=import_openrlhf -- COMMAND    print a command of OpenRLHF as one of this project
 
 Groups and their options
 {options}
