@@ -36,6 +36,7 @@ from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.help import help_text
 from rlhf_hydra.config.layers import leaves
 from rlhf_hydra.config.lint import lint as find_repetitions
+from rlhf_hydra.config.openrlhf import import_text
 from rlhf_hydra.config.resolve import resolve
 from rlhf_hydra.config.rules import run_folders
 from rlhf_hydra.config.saved import save_run_yaml, saved_command, words_of
@@ -48,6 +49,8 @@ from rlhf_hydra.sweep.child import end_with_parent
 from rlhf_hydra.sweep.space import Point, Space
 
 EXPLAIN = "Write task=check explain=KEY, without -m."
+IMPORT = "task=import_openrlhf"
+
 SHOWN = 20
 """Runs of a sound grid that `task=check` lists."""
 
@@ -58,8 +61,10 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads would spin while they wait,
     os.environ.setdefault("GOMP_SPINCOUNT", "0")  # and starve whatever else runs on the machine
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on, to be translated below
-    args = get_args_parser().parse_intermixed_args()
     try:
+        if IMPORT in sys.argv[1:]:
+            sys.exit(import_command(sys.argv[sys.argv.index(IMPORT) + 1 :]))
+        args = get_args_parser().parse_intermixed_args()
         start(args)
     except ConfigError as error:
         sys.exit(complain(error))
@@ -72,6 +77,16 @@ def main() -> None:
         sys.exit(f"error: {error.name} is needed for this run and is not installed: {fix}")
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def import_command(words: list[str]) -> int:
+    """Print what another project's command is here; without one, that of the standard input."""
+    words = words[words[:1] == ["--"] :] or [sys.stdin.read()]
+    try:
+        print(import_text(words))
+    except ConfigError as error:
+        return complain(error)
+    return 0
 
 
 def complain(error: ConfigError) -> int:

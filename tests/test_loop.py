@@ -41,6 +41,9 @@ OPTIONS = {
     "pretraining_mix": ["algo=grpo", "data@algo.ptx.data=toy", "algo.ptx.coef=0.05", "algo.ptx.samples_per_update=8"],
     "value_free": ["algo=ppo", "algo.value.clip=null"],
     "critic_warm_up": ["algo=ppo", "critic.warmup_steps=2"],
+    "lora": ["algo=grpo", "policy.lora.rank=16", "policy.optim.lr=2e-2"],
+    "lora_both": ["algo=ppo", "policy.lora.rank=16", "policy.optim.lr=2e-2", "critic.lora.rank=8"],
+    "muon": ["algo=grpo", "policy.optim.name=muon", "policy.optim.lr=2e-2"],
     "stopped_by_kl": ["algo=grpo", "algo.epochs=2", "algo.stop_kl=0.05"],
 }
 SIZES = ["model=tiny", "data=toy", "rollout.prompts_per_step=16", "rollout.samples_per_prompt=8", "steps=12"]

@@ -11,8 +11,8 @@ import torch
 
 from rlhf_hydra.algos.table import Algorithm
 from rlhf_hydra.cluster.group import Factory, Group, LocalGroup
-from rlhf_hydra.cluster.roles import Engines, Learner, Rewards, TokenModel
-from rlhf_hydra.config.layout import RoleLayout, layout
+from rlhf_hydra.cluster.roles import Engines, Learner, Rewards, TokenModel, Unadapted
+from rlhf_hydra.config.layout import RoleLayout, is_own_reference, layout
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.models.hub import resolve
 from rlhf_hydra.strategy.base import Rank
@@ -102,8 +102,9 @@ def recipes(run: RunConfig, algorithm: Algorithm, folder: str) -> dict[str, Fact
         "policy": partial(PolicyWorker, run, folder),
         "reward": partial(RewardWorker, run, folder),
     }
-    if algorithm.needs_reference:
-        roles["reference"] = partial(ReferenceWorker, run, folder)
+    if algorithm.needs_reference and not is_own_reference(run):
+        other = resolve(run.reference.path, run.model.hub) if run.reference.path else folder
+        roles["reference"] = partial(ReferenceWorker, run, other)
     if algorithm.needs_critic:
         start = resolve(run.critic.path, run.model.hub) if run.critic.path else folder
         roles["critic"] = partial(CriticWorker, run, start)
@@ -121,11 +122,13 @@ def assemble(run: RunConfig, groups: dict[str, Group]) -> Crew:
     def model(role: str, budget: int) -> TokenModel | None:
         return TokenModel(groups[role], budget) if role in groups else None
 
+    budget = run.policy.tokens_per_microbatch
+    own = Unadapted(groups["policy"], budget) if is_own_reference(run) else None
     return Crew(
         engine=Engines(groups["engine"]),
-        policy=TokenModel(groups["policy"], run.policy.tokens_per_microbatch),
+        policy=TokenModel(groups["policy"], budget),
         reward=Rewards(groups["reward"]),
-        reference=model("reference", run.policy.tokens_per_microbatch),
+        reference=own or model("reference", budget),
         critic=model("critic", run.critic.tokens_per_microbatch),
         critic_shares_gpus="critic" in groups and overlap(layout(run), "critic", "policy"),
         reference_moves=run.reference.refresh_every > 0 or run.reference.ema is not None,

@@ -120,6 +120,13 @@ class Learner(TokenModel):
         self.group.all("export", folder, self.facts).get()
 
 
+class Unadapted(TokenModel):
+    """A policy as it was before its adapters learned: its own reference."""
+
+    def logprobs(self, batch: RolloutBatch, temperature: float) -> Scattered:
+        return self._rows("base_logprobs", batch, temperature)
+
+
 class Engines:
     """The engine role: prompts are dealt to the engines in turn."""
 

@@ -20,6 +20,7 @@ Tasks
   task=lint      name what experiment files say without need
   task=report    tables, plots and the best of a sweep or of any runs: task=report run=FOLDER, run=[FOLDER,FOLDER]
   task=compare   how two runs differ, in config, code and curves: task=compare run=[FOLDER,FOLDER]
+  task=import_openrlhf -- COMMAND    print a command of OpenRLHF as one of this project
 
 Groups and their options
 {options}

@@ -45,6 +45,13 @@ def unread_parts(run: RunConfig) -> tuple[str, ...]:
     return UNREAD
 
 
+def is_own_reference(run: RunConfig) -> bool:
+    """A policy with adapters is the reference too, once they are off; not of a reference that moves or is another."""
+    reference = run.reference
+    moves = reference.refresh_every > 0 or reference.ema is not None
+    return needs_reference(run) and run.policy.lora.rank > 0 and reference.path is None and not moves
+
+
 def reward_parts(reward: Reward) -> Iterator[Reward]:
     """The rewards that are computed: a composite's parts, or the reward itself."""
     if isinstance(reward, CompositeReward):
@@ -78,7 +85,7 @@ def roles(run: RunConfig) -> list[str]:
     """The roles that this run uses, in the order in which the loop meets them."""
     if not isinstance(run.algo, RL):
         return ["policy"]
-    optional = {"critic": needs_critic(run), "reference": needs_reference(run)}
+    optional = {"critic": needs_critic(run), "reference": needs_reference(run) and not is_own_reference(run)}
     return [role for role in ("engine", "reward", "reference", "critic", "policy") if optional.get(role, True)]
 
 

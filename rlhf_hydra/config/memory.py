@@ -8,6 +8,8 @@ Counted, with N parameters and n workers of a role: weights w, gradients g and o
     ZeRO 2         N (w + (g + o) / n)   3: N (w + g + o) / n        (arXiv 1910.02054)
     offload        gradients and states leave the GPU: 16 N bytes of main memory over all workers
     policy.ema     4 N, and 4 N / n under ZeRO 3
+    LoRA           with N_a adapter parameters: N w for the frozen weights, in 4 bits N / 2, a share of it under ZeRO 3;
+                   N_a in place of N in all that is above
     reference      N w, a share of it under ZeRO 3
     vLLM           its whole share of each GPU, `engine.memory_fraction`; its weights must leave room in it
 
@@ -17,7 +19,7 @@ fails here cannot work. Roles on the same GPU add up, since the engine wakes whi
 """
 
 from rlhf_hydra.config.layout import TRAINED, RoleLayout, layout
-from rlhf_hydra.config.schema import RunConfig
+from rlhf_hydra.config.schema import LoRA, RunConfig
 
 GIB = 2**30
 ENGINE_WEIGHTS_SHARE = 0.8
@@ -28,7 +30,27 @@ def dtype_bytes(dtype: str) -> int:
     return 4 if dtype == "float32" else 2
 
 
-def trained_bytes(run: RunConfig, workers: int) -> float:
+def adapter_parameters(run: RunConfig, lora: LoRA) -> float:
+    """N_a: rank (in + out) for each layer W [out, in] with adapters.
+
+    A block is taken for Llama's: q and o [h, h], k and v [k, h] with k = h kv_heads / heads, gate, up and down [m, h],
+    where m follows from the number of parameters: blocks share N - 2 vocab_size h among them. Other layers that
+    `lora.targets` may name count nothing.
+    """
+    h, layers = run.model.hidden_size, run.model.layers
+    k = h * run.model.kv_heads // run.model.heads
+    m = max(0, ((run.model.parameters - 2 * run.model.vocab_size * h) // layers - 2 * h * h - 2 * h * k) // (3 * h))
+    sizes = {"q_proj": h + h, "o_proj": h + h, "k_proj": h + k, "v_proj": h + k}
+    sizes |= {"gate_proj": h + m, "up_proj": h + m, "down_proj": h + m}
+    wanted = [target.rpartition(".")[2] for target in lora.targets] or sizes
+    return lora.rank * layers * sum(sizes.get(name, 0) for name in wanted)
+
+
+def learning_parameters(run: RunConfig, lora: LoRA) -> float:
+    return adapter_parameters(run, lora) if lora.rank else run.model.parameters
+
+
+def trained_bytes(run: RunConfig, lora: LoRA, workers: int) -> float:
     """Bytes on each worker's device for a role that learns."""
     stage = run.strategy.zero_stage if run.strategy.name == "deepspeed" else 0
     weights = grads = dtype_bytes(run.strategy.dtype)
@@ -37,18 +59,27 @@ def trained_bytes(run: RunConfig, workers: int) -> float:
         states, grads = 0, grads if stage < 2 else 0
     sharded = (states if stage >= 1 else 0) + (grads if stage >= 2 else 0) + (weights if stage >= 3 else 0)
     whole = weights + grads + states - sharded
-    return run.model.parameters * (whole + sharded / workers)
+    return learning_parameters(run, lora) * (whole + sharded / workers) + frozen_bytes(run, lora, workers)
+
+
+def frozen_bytes(run: RunConfig, lora: LoRA, workers: int) -> float:
+    """Bytes on each worker's device for weights beside adapters."""
+    each = 0.5 if lora.quantize != "none" else dtype_bytes(run.strategy.dtype)
+    return run.model.parameters * each / shards(run, workers) if lora.rank else 0
 
 
 def average_bytes(run: RunConfig, workers: int) -> float:
     """Bytes of the moving average on each worker of the policy: float32, and sharded where the weights are."""
-    is_sharded = run.strategy.name == "deepspeed" and run.strategy.zero_stage == 3
-    return 4 * run.model.parameters / (workers if is_sharded else 1) if run.policy.ema else 0
+    return 4 * learning_parameters(run, run.policy.lora) / shards(run, workers) if run.policy.ema else 0
+
+
+def shards(run: RunConfig, workers: int) -> int:
+    """Parts that the weights of a role are cut into."""
+    return workers if run.strategy.name == "deepspeed" and run.strategy.zero_stage == 3 else 1
 
 
 def reference_bytes(run: RunConfig, workers: int) -> float:
-    shards = workers if run.strategy.name == "deepspeed" and run.strategy.zero_stage == 3 else 1
-    return run.model.parameters * dtype_bytes(run.strategy.dtype) / shards
+    return run.model.parameters * dtype_bytes(run.strategy.dtype) / shards(run, workers)
 
 
 def engine_weights_gib(run: RunConfig, tensor_parallel: int) -> float:
@@ -56,11 +87,15 @@ def engine_weights_gib(run: RunConfig, tensor_parallel: int) -> float:
     return run.model.parameters * dtype_bytes(run.engine.dtype) / tensor_parallel / GIB
 
 
+def lora_of(run: RunConfig, role: str) -> LoRA:
+    return run.policy.lora if role == "policy" else run.critic.lora
+
+
 def role_gib(run: RunConfig, role: str, place: RoleLayout) -> float:
     """Floor of one worker of a role, on each of its GPUs or in main memory; 0 where nothing is known."""
     if role in TRAINED:
         average = average_bytes(run, place.workers) if role == "policy" else 0
-        return (trained_bytes(run, place.workers) + average) / GIB
+        return (trained_bytes(run, lora_of(run, role), place.workers) + average) / GIB
     if role == "reference":
         return reference_bytes(run, place.workers) / GIB
     if role == "engine" and place.all_gpus and run.engine.name == "vllm":
@@ -87,5 +122,6 @@ def host_floor(run: RunConfig) -> dict[str, float]:
         if not place.all_gpus and not (role == "engine" and run.cluster.backend == "local"):
             found[role] = role_gib(run, role, place) * place.workers / run.cluster.nodes
         if role in TRAINED and run.strategy.offload_optimizer:
-            found[role] = found.get(role, 0.0) + 16 * run.model.parameters / GIB / run.cluster.nodes
+            states = 16 * learning_parameters(run, lora_of(run, role)) / GIB
+            found[role] = found.get(role, 0.0) + states / run.cluster.nodes
     return found

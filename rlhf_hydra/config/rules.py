@@ -5,7 +5,7 @@ Each rule is a small function that yields what is wrong; its name is the name of
 
 import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from rlhf_hydra.config.schema import (
     FunctionReward,
     Greedy,
     Group,
+    LoRA,
     ModelReward,
     OptunaSweep,
     ProcessReward,
@@ -314,7 +315,12 @@ def letters_only(run: RunConfig) -> Iterator[Problem]:
 
 def model_folder(run: RunConfig) -> Iterator[Problem]:
     rewards = [(key, part.path) for key, part in named_rewards(run) if isinstance(part, ModelReward)]
-    for key, path in [("model", run.model.path), ("critic", run.critic.path), *rewards]:
+    for key, path in [
+        ("model", run.model.path),
+        ("critic", run.critic.path),
+        ("reference", run.reference.path),
+        *rewards,
+    ]:
         if path and path != MISSING and is_absent(path):
             yield no_such_file(f"{key}.path", path)
 
@@ -498,6 +504,30 @@ def sharding(run: RunConfig) -> Iterator[Problem]:
     if run.strategy.offload_optimizer and (name == "single" or run.strategy.zero_stage == 0):
         fix = "Set strategy.name=deepspeed and strategy.zero_stage of 1 to 3, or turn it off."
         yield Problem("", "strategy.offload_optimizer", "needs DeepSpeed with sharded optimizer states", fix)
+
+
+def whole_matrices(run: RunConfig) -> Iterator[Problem]:
+    """Muon turns whole matrices; DeepSpeed keeps gradients and states in flat pieces, and clips after the turn."""
+    for role in (role for role in TRAINED if role in roles(run)):
+        if trained(run, role).optim.name == "muon" and run.strategy.name != "single":
+            says = f"works on whole matrices, and strategy.name={run.strategy.name} holds them in flat pieces"
+            yield Problem("", f"{role}.optim.name", says, "Set strategy.name=single, or take adamw.")
+
+
+def adapters(run: RunConfig) -> Iterator[Problem]:
+    """Settings of adapters need adapters; 4-bit weights need a GPU, and cannot be cut into parts."""
+    for role in (role for role in TRAINED if role in roles(run)):
+        lora, key = trained(run, role).lora, f"{role}.lora"
+        if lora.rank == 0 and lora != LoRA():
+            odd = next(f.name for f in fields(lora) if getattr(lora, f.name) != getattr(LoRA(), f.name))
+            fix = f"Set {key}.rank=16, for example, or drop it."
+            yield Problem("", f"{key}.{odd}", f"{key}.rank=0, so there are no adapters and all weights learn", fix)
+        elif lora.quantize != "none" and not seat(run, role).gpus:
+            says = f"4-bit weights need an NVIDIA GPU, and the {role} has none on cluster={run.cluster.name}"
+            yield Problem("", f"{key}.quantize", says, f"Drop it, or take a cluster whose {role} has GPUs.")
+        elif lora.quantize != "none" and run.strategy.name == "deepspeed" and run.strategy.zero_stage == 3:
+            says = "4-bit weights cannot be sharded, and strategy.zero_stage=3 shards them"
+            yield Problem("", f"{key}.quantize", says, "Set strategy.zero_stage=2.")
 
 
 def local_backend(run: RunConfig) -> Iterator[Problem]:
@@ -725,6 +755,8 @@ RULES: list[Rule] = [
     placement,
     cluster_gpus,
     sharding,
+    whole_matrices,
+    adapters,
     local_backend,
     gpu_memory,
     host_memory,

@@ -515,11 +515,29 @@ class Engine(Section):
 # --------------------------------------------------------------------------------------------- roles and rollout
 
 
+SCHEDULES = (
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "cosine_with_restarts",
+    "polynomial",
+    "inverse_sqrt",
+    "warmup_stable_decay",
+)
+
+
 @dataclass
 class Optim(Section):
-    name: str = choice("adamw", "adamw")
+    name: str = choice("adamw", "adamw", "muon")
+    """`muon`: orthogonalized momentum (arXiv 2502.16982) for the matrices inside the model, scaled so that AdamW's
+    learning rates serve; AdamW for embeddings, output layer, head and vectors."""
     lr: float = number(1e-6, gt=0, le=1)
     """Peak learning rate."""
+    momentum: float = number(0.95, ge=0, lt=1)
+    """Of Muon."""
     beta1: float = number(0.9, ge=0, lt=1)
     beta2: float = number(0.95, ge=0, lt=1)
     eps: float = number(1e-8, gt=0)
@@ -527,12 +545,37 @@ class Optim(Section):
     """Decoupled; not applied to biases and norms."""
     max_grad_norm: float = number(1.0, ge=0)
     """Global gradient norm above which gradients are scaled down. 0: off."""
-    schedule: str = choice("cosine", "constant", "linear", "cosine")
-    """After the warm-up: stay, or fall linearly or along a cosine to `min_lr_ratio` at the last step."""
+    schedule: str = choice("cosine", *SCHEDULES)
+    """After the warm-up; falls to `min_lr_ratio` at the last step, but for those that stay or fall for ever:
+    constant (= constant_with_warmup), and inverse_sqrt. cosine_with_min_lr and cosine_warmup_with_min_lr are cosine."""
     warmup_ratio: float = number(0.03, ge=0, lt=1)
     """Share of all optimizer steps in which the rate rises linearly from 0."""
     min_lr_ratio: float = number(0.1, ge=0, le=1)
     """Rate at the end, relative to `lr`."""
+    restarts: int = number(1, ge=1)
+    """Of cosine_with_restarts: times that it falls."""
+    power: float = number(1.0, gt=0)
+    """Of polynomial."""
+    decay_ratio: float = number(0.1, gt=0, le=1)
+    """Of warmup_stable_decay: share of all optimizer steps in which the rate falls, at the end."""
+
+
+@dataclass
+class LoRA(Section):
+    """Low-rank adapters (arXiv 2106.09685): layers compute W x + alpha / rank * B A x, and only A and B learn."""
+
+    rank: int = number(0, ge=0)
+    """Rows of A. 0: no adapters; all weights learn."""
+    alpha: int = number(16, gt=0)
+    dropout: float = number(0.0, ge=0, lt=1)
+    """Of what A reads, while training."""
+    targets: List[str] = field(default_factory=list)
+    """Layers that get adapters, by the end of their names, such as `q_proj`. Empty: all linear layers but the output
+    layer."""
+    quantize: str = choice("none", "none", "nf4")
+    """`nf4`: frozen weights of linear layers in 4 bits (QLoRA, arXiv 2305.14314). Needs a GPU and bitsandbytes."""
+    export: str = choice("merged", "merged", "adapter")
+    """`merged`: an ordinary model, and the adapters beside it as `model-adapter`. `adapter`: only they, for PEFT."""
 
 
 @dataclass
@@ -540,6 +583,7 @@ class Trained(Section):
     """A role that learns."""
 
     optim: Optim = part(Optim)
+    lora: LoRA = part(LoRA)
     samples_per_update: int = number(128, ge=1)
     """Responses per optimizer step, over all ranks."""
     tokens_per_microbatch: int = number(16_384, ge=1)
@@ -915,8 +959,8 @@ class RunConfig(Section):
     outputs: str = "outputs"
     """Folder of all runs."""
     run: Any = None
-    """Folder of a run, or a list of them: `task=resume` and `task=sweep_resume` go on with one, `task=report` also takes
-    a sweep's folder and patterns such as `outputs/ppo-*/*`, `task=compare` takes two."""
+    """Folder of a run, or a list of them: `task=resume` and `task=sweep_resume` go on with one, `task=report` also
+    takes a sweep's folder and patterns such as `outputs/ppo-*/*`, `task=compare` takes two."""
 
     @property
     def rl(self) -> RL:

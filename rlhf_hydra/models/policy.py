@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
 from rlhf_hydra.config.failure import Failure
+from rlhf_hydra.models.lora import Adapters, load_options
 from rlhf_hydra.models.packed import ATTENTION, Packed, check_packable
 
 Entropy = Literal["none", "value", "gradient"]
@@ -55,12 +56,16 @@ class PolicyModel(nn.Module):
         self.balance = balance_of(lm) if router else None
 
     @classmethod
-    def load(cls, folder: str, trust_remote_code: bool = False, router: bool = False) -> "PolicyModel":
+    def load(
+        cls, folder: str, trust_remote_code: bool = False, router: bool = False, adapters: Adapters | None = None
+    ) -> Self:
         """`router`: also compute the router loss. NoExperts if the model has none."""
         lm = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=ATTENTION, trust_remote_code=trust_remote_code
+            folder, attn_implementation=ATTENTION, trust_remote_code=trust_remote_code, **load_options(adapters)
         )
         check_packable(lm)
+        if adapters is not None:
+            adapters.attach(lm)
         return cls(lm, router=router)
 
     def forward(self, packed: Packed, temperature: float, entropy: Entropy = "gradient") -> Outputs:

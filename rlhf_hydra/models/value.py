@@ -7,7 +7,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rlhf_hydra.config.failure import Failure
+from rlhf_hydra.models.lora import Adapters, load_options
 from rlhf_hydra.models.packed import ATTENTION, Packed, check_packable
+
+HEAD = "score"
+"""The head's name in a sequence classifier."""
 
 
 class NoScorer(Failure, ValueError):
@@ -31,12 +35,14 @@ class ValueModel(nn.Module):
         trust_remote_code: bool = False,
         mean: float = 0.0,
         std: float = 1.0,
+        adapters: Adapters | None = None,
     ) -> "ValueModel":
         """From a reward model, or from a language model with a new head, N(0, 1 / (hidden + 1)), drawn with `seed`.
 
         What a reward model's head says is brought onto the scale of its normalised rewards, (output - `mean`) / `std`.
 
         Without `seed` the head must be in the folder (NoScorer otherwise): a random scorer is never what one wants.
+        With `adapters` the head learns beside them.
         """
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         has_head = any("SequenceClassification" in name for name in config.architectures or [])
@@ -48,15 +54,17 @@ class ValueModel(nn.Module):
         classifier = AutoModelForSequenceClassification.from_pretrained(
             folder,
             config=config,
-            dtype=torch.float32,
             attn_implementation=ATTENTION,
             trust_remote_code=trust_remote_code,
+            **load_options(adapters),
         )
         check_packable(classifier)
         if not has_head:
             generator = torch.Generator().manual_seed(seed or 0)
             weight = classifier.score.weight.data
             weight.normal_(0.0, (weight.shape[1] + 1) ** -0.5, generator=generator)
+        if adapters is not None:
+            adapters.attach(classifier, head=HEAD)
         return cls(classifier, mean, std) if has_head else cls(classifier)
 
     def forward(self, packed: Packed) -> Tensor:

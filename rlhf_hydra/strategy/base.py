@@ -47,7 +47,7 @@ class Trainer(Protocol):
         """The moving average of every parameter, whole; nothing where none is kept. All ranks must iterate."""
 
     def save(self, folder: Path) -> None:
-        """Weights, their average and the optimizer, exactly; all ranks must call it."""
+        """What has learned, its average and the optimizer, exactly; all ranks must call it."""
 
     def load(self, folder: Path) -> None:
         """What `save` wrote."""
@@ -56,7 +56,10 @@ class Trainer(Protocol):
 def build_trainer(
     cfg: Strategy, model: nn.Module, optim: Optim | None, total_steps: int, rank: Rank, ema: float = 0.0
 ) -> Trainer:
-    """`optim` None: the model is only read. `ema`: decay of the moving average of its weights; 0: there is none."""
+    """`optim` None: the model is only read; otherwise its parameters learn unless they are frozen already.
+
+    `ema`: decay of the moving average of its weights; 0: there is none.
+    """
     if cfg.name == "deepspeed":
         from rlhf_hydra.strategy.deepspeed import DeepSpeedTrainer
 
@@ -74,26 +77,95 @@ def contagious(loss: Tensor) -> Tensor:
 def learning_rate(step: int, total_steps: int, optim: Optim) -> float:
     """Rate of optimizer step number `step` (from 0) of `total_steps`.
 
-    Warm-up over W = ceil(warmup_ratio * total) steps: lr (s + 1) / W. Then with progress p = (s - W) / (total - W):
-    constant: lr; linear: lr (1 - (1 - r) p); cosine: lr (r + (1 - r) (1 + cos(pi p)) / 2), r = min_lr_ratio,
-    which the rate reaches one step after the last.
+    Warm-up over W = ceil(warmup_ratio * total) steps: lr (s + 1) / W. Then with progress p = (s - W) / (total - W) and
+    r = min_lr_ratio, reached one step after the last: lr (r + (1 - r) shape(p)), where the shape falls from 1 to 0:
+
+        linear                1 - p
+        polynomial            (1 - p)^power
+        cosine                (1 + cos(pi p)) / 2
+        cosine_with_restarts  the cosine of p restarts mod 1
+        warmup_stable_decay   1, and in the last D = ceil(decay_ratio * total) steps the cosine of their progress
+
+    constant: lr. inverse_sqrt: lr sqrt(W / s), with 10,000 for W where there is no warm-up.
     """
     warmup = math.ceil(optim.warmup_ratio * total_steps)
     if step < warmup:
         return optim.lr * (step + 1) / warmup
+    if optim.schedule in ("constant", "constant_with_warmup"):
+        return optim.lr
+    if optim.schedule == "inverse_sqrt":
+        scale = warmup or 10_000
+        return optim.lr / math.sqrt((step - warmup + scale) / scale)
     progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-    shape = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[optim.schedule]
-    return optim.lr * (shape if optim.schedule == "constant" else optim.min_lr_ratio + (1 - optim.min_lr_ratio) * shape)
+    decay = min(math.ceil(optim.decay_ratio * total_steps), total_steps - warmup)
+    shape = {
+        "linear": 1 - progress,
+        "polynomial": (1 - progress) ** optim.power,
+        "cosine_with_restarts": cosine(optim.restarts * progress % 1 if progress < 1 else 1.0),
+        "warmup_stable_decay": cosine(max(0.0, min(1.0, (step - total_steps + decay) / max(1, decay)))),
+    }.get(optim.schedule, cosine(progress))
+    return optim.lr * (optim.min_lr_ratio + (1 - optim.min_lr_ratio) * shape)
 
 
-def parameter_groups(model: nn.Module, optim: Optim) -> list[dict[str, Any]]:
-    """Weight decay for matrices, none for biases and norms."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
+def cosine(progress: float) -> float:
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def parameter_groups(parameters: Iterable[nn.Parameter], optim: Optim) -> list[dict[str, Any]]:
+    """Weight decay for matrices, none for biases and norms; of parameters that learn."""
+    trainable = [p for p in parameters if p.requires_grad]
     # Under ZeRO-3 a parameter is an empty shell that knows its real shape.
     decayed = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) > 1]
     plain = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) <= 1]
     groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def build_optimizers(model: nn.Module, optim: Optim) -> list[torch.optim.Optimizer]:
+    """AdamW, behind Muon for the parameters that are its own."""
+    inner = set(inner_matrices(model)) if optim.name == "muon" else set()
+    rest = parameter_groups((p for p in model.parameters() if p not in inner), optim)
+    found: list[torch.optim.Optimizer] = []
+    if inner:
+        found.append(
+            torch.optim.Muon(
+                [p for p in model.parameters() if p in inner],
+                lr=optim.lr,
+                weight_decay=optim.weight_decay,
+                momentum=optim.momentum,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    if rest:
+        betas = (optim.beta1, optim.beta2)
+        found.append(torch.optim.AdamW(rest, lr=optim.lr, betas=betas, eps=optim.eps))
+    return found
+
+
+def inner_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Matrices that learn, but for embeddings and for layers that give the model's outputs."""
+    outer: set[nn.Parameter] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) or name.rpartition(".")[2] in OUTPUT_LAYERS:
+            outer.update(module.parameters())
+    return [p for p in model.parameters() if p.requires_grad and p.dim() == 2 and p not in outer]
+
+
+OUTPUT_LAYERS = ("lm_head", "embed_out", "output", "score")
+"""Names of layers that give logits or scores."""
+
+
+def learned_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model without its frozen parameters, which are those that it was loaded with."""
+    frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+
+
+def load_learned(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """The inverse; KeyError if anything else is missing, or does not belong here."""
+    model.load_state_dict(state, strict=False)
+    if odd := learned_state(model).keys() ^ state.keys():
+        raise KeyError(f"the saved weights are not those of this model; for example {min(odd)}")
 
 
 def dtype_of(name: str) -> torch.dtype:

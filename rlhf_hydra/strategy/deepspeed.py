@@ -30,7 +30,8 @@ class DeepSpeedTrainer:
         self.deepspeed, self.rank = deepspeed, rank
         self.optim, self.total_steps, self.steps = optim, total_steps, 0
         _join(rank)
-        model.requires_grad_(optim is not None)
+        if optim is None:
+            model.requires_grad_(False)
         arguments: dict[str, Any] = {"model": model, "config": _config(cfg, optim)}
         if optim is not None:
             arguments["optimizer"] = self._optimizer(cfg, model, optim)
@@ -43,8 +44,8 @@ class DeepSpeedTrainer:
         if cfg.offload_optimizer:
             from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-            return DeepSpeedCPUAdam(parameter_groups(model, optim), adamw_mode=True, **options)
-        return torch.optim.AdamW(parameter_groups(model, optim), **options)
+            return DeepSpeedCPUAdam(parameter_groups(model.parameters(), optim), adamw_mode=True, **options)
+        return torch.optim.AdamW(parameter_groups(model.parameters(), optim), **options)
 
     def forward(self, *args: Any, train: bool) -> Any:
         self.engine.train(train)
@@ -103,12 +104,18 @@ class DeepSpeedTrainer:
             yield from self.average.weights()
 
     def save(self, folder: Path) -> None:
-        self.engine.save_checkpoint(str(folder), tag=TAG, client_state={"steps": self.steps}, save_latest=False)
+        self.engine.save_checkpoint(
+            str(folder),
+            tag=TAG,
+            client_state={"steps": self.steps},
+            save_latest=False,
+            exclude_frozen_parameters=True,  # they are those that the model was loaded with
+        )
         if self.average is not None:
             torch.save(self.average.state(), self._average_file(folder))
 
     def load(self, folder: Path) -> None:
-        path, client = self.engine.load_checkpoint(str(folder), tag=TAG)
+        path, client = self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
         if path is None:
             raise FileNotFoundError(f"{folder} holds no DeepSpeed state of {self.rank.size} workers")
         self.steps = client["steps"]

@@ -1,4 +1,4 @@
-"""One plain process: torch's AdamW on float32 parameters, the forward in the configured type.
+"""One plain process: torch's optimizers on float32 parameters, the forward in the configured type.
 
 In float16 the loss is scaled up, so that small gradients are not lost; a step whose gradients overflow is left out.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlhf_hydra.config.schema import Optim, Strategy
 from rlhf_hydra.strategy.average import Average
-from rlhf_hydra.strategy.base import Rank, dtype_of, learning_rate, parameter_groups
+from rlhf_hydra.strategy.base import Rank, build_optimizers, dtype_of, learned_state, learning_rate, load_learned
 
 
 class SingleTrainer:
@@ -24,14 +24,14 @@ class SingleTrainer:
                 f"strategy.name=single trains with one worker, not {rank.size}; take strategy.name=deepspeed"
             )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = model.to(self.device).requires_grad_(optim is not None)
+        self.model = model.to(self.device)
+        if optim is None:
+            self.model.requires_grad_(False)
         self.optim, self.total_steps, self.steps = optim, total_steps, 0
         self.average = Average(self.model, ema) if ema else None
         self.dtype = dtype_of(cfg.dtype)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        if optim is not None:
-            betas = (optim.beta1, optim.beta2)
-            self.optimizer = torch.optim.AdamW(parameter_groups(model, optim), lr=optim.lr, betas=betas, eps=optim.eps)
+        self.optimizers = build_optimizers(model, optim) if optim is not None else []
 
     def forward(self, *args: Any, train: bool) -> Any:
         self.model.train(train)
@@ -44,18 +44,20 @@ class SingleTrainer:
 
     def step(self) -> dict[str, float]:
         assert self.optim is not None, "this model is only read"
-        self.scaler.unscale_(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         limit = self.optim.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         lr = learning_rate(self.steps, self.total_steps, self.optim)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         finite = bool(norm.isfinite())
-        if finite:
-            self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            if finite:
+                self.scaler.step(optimizer)
+            optimizer.zero_grad()
         self.scaler.update()
-        self.optimizer.zero_grad()
         self.steps += 1
         if self.average is not None and finite:
             self.average.update()
@@ -78,8 +80,8 @@ class SingleTrainer:
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": learned_state(self.model),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "steps": self.steps,
             "average": self.average.state() if self.average is not None else [],
@@ -88,8 +90,9 @@ class SingleTrainer:
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "trainer.pt", map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_learned(self.model, state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.scaler.load_state_dict(state["scaler"])
         self.steps = state["steps"]
         if self.average is not None:

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.data.packing import Bins
+from rlhf_hydra.models.lora import Adapters, merged
 from rlhf_hydra.strategy.base import Trainer, contagious, dtype_of
 
 
@@ -62,15 +63,26 @@ def update(trainer: Trainer, role: str, *parts: tuple[Shard, Share]) -> dict[str
 
 
 def write_model(
-    model: Any, weights: Iterator[tuple[str, Tensor]], dtype: str, tokenizer: str | None, folder: Path
+    model: Any,
+    weights: Callable[[], Iterator[tuple[str, Tensor]]],
+    dtype: str,
+    tokenizer: str | None,
+    folder: Path,
+    adapters: Adapters | None = None,
 ) -> None:
-    """The transformers `model` with these `weights` as a Hugging Face folder, and the tokenizer of another folder.
+    """The transformers `model` with these `weights` as a Hugging Face folder, and the tokenizer of another folder; and,
+    or instead, its adapters.
 
     All ranks must come here, since the weights may be sharded; those without a `tokenizer` write nothing.
     """
-    state = {name: tensor.to(dtype_of(dtype)).cpu() for name, tensor in weights}
-    if tokenizer is not None:
-        model.save_pretrained(folder, state_dict=state)
+    writes = tokenizer is not None
+    if adapters is not None:
+        adapters.export(folder, model, weights(), write=writes)
+    if adapters is None or adapters.cfg.export == "merged":
+        state = {name: tensor.to(dtype_of(dtype)).cpu() for name, tensor in merged(model, weights())}
+        if writes:
+            model.save_pretrained(folder, state_dict=state)
+    if writes:
         AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
 
 

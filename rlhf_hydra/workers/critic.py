@@ -10,6 +10,7 @@ from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.config.arithmetic import updates_per_step
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.seeds import derive
+from rlhf_hydra.models.lora import Adapters
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.models.value import ValueModel
 from rlhf_hydra.strategy.base import Rank, build_trainer
@@ -21,8 +22,8 @@ class CriticWorker:
         self.run, self.rank = run, rank
         shaping, seed = run.rl.shaping, derive(run.seed, "critic head")
         mean, std = (shaping.mean, shaping.std) if shaping.normalize == "stored" else (0.0, 1.0)
-        trust = run.model.trust_remote_code
-        model = ValueModel.load(folder, seed=seed, trust_remote_code=trust, mean=mean, std=std)
+        trust, adapters = run.model.trust_remote_code, Adapters.of(run.critic.lora, run, folder)
+        model = ValueModel.load(folder, seed=seed, trust_remote_code=trust, mean=mean, std=std, adapters=adapters)
         if run.strategy.gradient_checkpointing:
             model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
         self.algorithm = algorithm(run.rl, run.rollout)

@@ -1,6 +1,6 @@
 """The policy, which learns, and the reference, which does not."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from rlhf_hydra.algos.table import algorithm
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.config.arithmetic import updates_per_step, warmup_steps
 from rlhf_hydra.config.schema import Optim, RunConfig
+from rlhf_hydra.models.lora import Adapters, merged, switched_off
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.models.policy import PolicyModel
 from rlhf_hydra.strategy.base import Rank, build_trainer, dtype_of
@@ -26,10 +27,12 @@ class ReferenceWorker:
     total_updates = 0
     ema = 0.0
     router_coef = 0.0
+    adapters: Adapters | None = None
 
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.run, self.folder, self.rank = run, folder, rank
-        model = PolicyModel.load(folder, run.model.trust_remote_code, router=self.router_coef > 0)
+        trust, router = run.model.trust_remote_code, self.router_coef > 0
+        model = PolicyModel.load(folder, trust, router, self.adapters)
         if self.optim is not None and run.strategy.gradient_checkpointing:
             model.lm.gradient_checkpointing_enable({"use_reentrant": False})
         self.lm = model.lm
@@ -62,6 +65,7 @@ class ReferenceWorker:
 class PolicyWorker(ReferenceWorker):
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.optim, self.ema, self.router_coef = run.policy.optim, run.policy.ema, run.policy.router_coef
+        self.adapters = Adapters.of(run.policy.lora, run, folder)
         steps = max(1, run.steps - warmup_steps(run))
         self.total_updates = steps * updates_per_step(run, run.policy.samples_per_update)
         self.algorithm = algorithm(run.rl, run.rollout)
@@ -102,11 +106,19 @@ class PolicyWorker(ReferenceWorker):
         router = router_share(found.router, batch.response_mask, totals)
         return self.run.rl.ptx.coef * (loss + self.router_coef * router), {"policy/ptx_loss": loss.detach()}
 
+    def base_logprobs(self, shard: Shard, temperature: float) -> Tensor:
+        """`logprobs` of the model without its adapters: those of the policy as it began."""
+        with switched_off(self.lm):
+            return self.logprobs(shard, temperature)
+
     def weights(self, dtype_name: str | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter under its Hugging Face name, in the engine's type or another; all ranks must iterate."""
+        """Every parameter under its Hugging Face name, in the engine's type or another; all ranks must iterate.
+
+        Adapters are merged into the layers that they belong to.
+        """
         dtype = dtype_of(dtype_name or self.run.engine.dtype)
-        for name, tensor in self.trainer.weights():
-            yield name.removeprefix("lm."), tensor.to(dtype)
+        for name, tensor in merged(self.lm, bare(self.trainer.weights())):
+            yield name, tensor.to(dtype)
 
     def weight_buckets(self, max_bytes: int, dtype_name: str | None = None) -> Iterator[Bucket]:
         """`weights` on their way to engines in other processes; rank 0 sends, the others only take part."""
@@ -117,17 +129,21 @@ class PolicyWorker(ReferenceWorker):
     def export(self, folder: Path) -> None:
         """Write the model as a Hugging Face folder, and its moving average beside it as `FOLDER-ema` where there is one
         (rank 0 writes, all ranks must call it)."""
-        self._export(folder, self.trainer.weights())
+        self._export(folder, self.trainer.weights)
         if self.ema:
-            self._export(folder.with_name(f"{folder.name}-ema"), self.trainer.averages())
+            self._export(folder.with_name(f"{folder.name}-ema"), self.trainer.averages)
 
-    def _export(self, folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
-        named = ((name.removeprefix("lm."), tensor) for name, tensor in weights)
+    def _export(self, folder: Path, weights: Callable[[], Iterator[tuple[str, Tensor]]]) -> None:
         tokenizer = self.folder if self.rank.index == 0 else None
-        write_model(self.lm, named, self.run.strategy.dtype, tokenizer, folder)
+        write_model(self.lm, lambda: bare(weights()), self.run.strategy.dtype, tokenizer, folder, self.adapters)
 
     def save(self, folder: Path) -> None:
         self.trainer.save(folder)
 
     def load(self, folder: Path) -> None:
         self.trainer.load(folder)
+
+
+def bare(weights: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Named as in the language model, without what it is wrapped in."""
+    return ((name.removeprefix("lm."), tensor) for name, tensor in weights)

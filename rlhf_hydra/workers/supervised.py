@@ -1,6 +1,6 @@
 """The worker of supervised runs: one for all objectives."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rlhf_hydra.config.schema import KD, RunConfig
 from rlhf_hydra.config.seeds import derive
 from rlhf_hydra.models.distill import Student, Teacher, check_vocabulary
 from rlhf_hydra.models.hub import resolve
+from rlhf_hydra.models.lora import Adapters
 from rlhf_hydra.models.packed import Packed, pack
 from rlhf_hydra.models.policy import PolicyModel
 from rlhf_hydra.models.steps import StepModel
@@ -35,6 +36,7 @@ class LearnerWorker:
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.run, self.folder, self.rank = run, folder, rank
         self.objective, self.router_coef = objective(run.supervised), run.policy.router_coef
+        self.adapters = Adapters.of(run.policy.lora, run, folder)
         model = self._load()
         self.inner, self.prefix = inner(model)
         if run.strategy.gradient_checkpointing:
@@ -49,13 +51,13 @@ class LearnerWorker:
         match self.objective.output:
             case "scores":
                 seed = derive(self.run.seed, "head")
-                return ValueModel.load(self.folder, seed=seed, trust_remote_code=trust)
+                return ValueModel.load(self.folder, seed=seed, trust_remote_code=trust, adapters=self.adapters)
             case "choices":
                 self.step_tokens = step_tokens(self.folder, self.run.data.step_tokens)
-                return StepModel.load(self.folder, trust, router)
+                return StepModel.load(self.folder, trust, router, self.adapters)
             case "divergence":
-                return Student.load(self.folder, trust, router)
-        return PolicyModel.load(self.folder, trust, router)
+                return Student.load(self.folder, trust, router, self.adapters)
+        return PolicyModel.load(self.folder, trust, router, self.adapters)
 
     def step(self, shard: Shard, totals: Totals) -> dict[str, float]:
         """One optimizer step on this rank's rows; metrics are its summands, but for what the trainer says."""
@@ -110,14 +112,16 @@ class LearnerWorker:
         `FOLDER-ema` where there is one (rank 0 writes, all ranks must call it)."""
         for name, value in facts.items():
             setattr(self.inner.config, name, value)
-        self._export(folder, self.trainer.weights())
+        self._export(folder, self.trainer.weights)
         if self.run.policy.ema:
-            self._export(folder.with_name(f"{folder.name}-ema"), self.trainer.averages())
+            self._export(folder.with_name(f"{folder.name}-ema"), self.trainer.averages)
 
-    def _export(self, folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
-        named = ((name.removeprefix(self.prefix), tensor) for name, tensor in weights)
+    def _export(self, folder: Path, weights: Callable[[], Iterator[tuple[str, Tensor]]]) -> None:
+        def bare() -> Iterator[tuple[str, Tensor]]:
+            return ((name.removeprefix(self.prefix), tensor) for name, tensor in weights())
+
         tokenizer = self.folder if self.rank.index == 0 else None
-        write_model(self.inner, named, self.run.strategy.dtype, tokenizer, folder)
+        write_model(self.inner, bare, self.run.strategy.dtype, tokenizer, folder, self.adapters)
 
     def save(self, folder: Path) -> None:
         self.trainer.save(folder)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from rlhf_hydra.config.check import checked_run
 from rlhf_hydra.config.layout import RoleLayout, gpu_numbers, layout, needs_critic, needs_reference, role_layout
-from rlhf_hydra.config.memory import GIB, gpu_floor, host_floor, reference_bytes, trained_bytes
+from rlhf_hydra.config.memory import GIB, adapter_parameters, gpu_floor, host_floor, reference_bytes, trained_bytes
 from rlhf_hydra.config.resolve import smallest_tensor_parallel
 from rlhf_hydra.config.schema import (
     GPU,
@@ -14,6 +14,7 @@ from rlhf_hydra.config.schema import (
     KL,
     PPO,
     Cluster,
+    LoRA,
     Model,
     ModelReward,
     Placement,
@@ -122,7 +123,42 @@ def test_gpus_that_cannot_be_shared_out_are_an_error():
 def test_memory_of_a_trained_role(stage, offload, expected):
     run = run_of()
     run.strategy.zero_stage, run.strategy.offload_optimizer = stage, offload
-    assert trained_bytes(run, 4) == pytest.approx(expected * 10**9)
+    assert trained_bytes(run, LoRA(), 4) == pytest.approx(expected * 10**9)
+
+
+def llama_8b() -> Model:
+    return Model(
+        name="m", layers=32, hidden_size=4096, heads=32, kv_heads=8, vocab_size=128_256, parameters=8_030_261_248
+    )
+
+
+def test_adapters_of_a_llama():
+    # rank 16 on q, o [4096, 4096], k, v [1024, 4096], gate, up, down [14336, 4096], in 32 blocks:
+    # 16 * 32 * (2 * 8192 + 2 * 5120 + 3 * 18432) = 41,943,040, the number that PEFT counts.
+    run = run_of(model=llama_8b())
+    assert adapter_parameters(run, LoRA(rank=16)) == 41_943_040
+    assert adapter_parameters(run, LoRA(rank=8, targets=["q_proj", "self_attn.v_proj"])) == 8 * 32 * (8192 + 5120)
+
+
+# Bytes with N = 1e9 frozen weights and n = 4; adapters: 16 bytes each, as what learns without LoRA, in the same stages.
+@pytest.mark.parametrize(
+    ("stage", "quantize", "frozen", "each"),
+    [(0, "none", 2.0, 16), (2, "none", 2.0, 5.5), (3, "none", 0.5, 4), (2, "nf4", 0.5, 5.5)],
+)
+def test_memory_of_adapters(stage, quantize, frozen, each):
+    run, lora = run_of(model=llama_8b()), LoRA(rank=16, quantize=quantize)
+    run.strategy.zero_stage = stage
+    assert trained_bytes(run, lora, 4) == pytest.approx(frozen * 8_030_261_248 + each * 41_943_040)
+
+
+def test_a_policy_with_adapters_is_its_own_reference():
+    run = run_of()
+    run.policy.lora.rank = 4
+    assert "reference" not in layout(run)
+    run.reference.path = "other"
+    assert "reference" in layout(run)
+    run.reference.path, run.reference.ema = None, 0.9
+    assert "reference" in layout(run)  # it moves
 
 
 def test_memory_of_the_fullest_gpu():

@@ -16,7 +16,7 @@ MISTAKES = {
     "algo=null": ["algo=null", "is not a choice"],
     "modell=tiny": ["modell=tiny (command line): there is no such key", "Did you mean model?"],
     "algo.kl.cof=0.1": ["algo.kl.cof=0.1", "Did you mean algo.kl.coef?"],
-    "policy.lr=1e-5": ["Did you mean policy.optim.lr or critic.optim.lr?"],
+    "policy.lr=1e-5": ["policy.optim.lr or critic.optim.lr?"],
     "+policy.optim.lrr=1": ["policy.optim.lrr=1", "Did you mean policy.optim.lr?"],
     "policy.optim={lrr: 1}": ["policy.optim.lrr", "Did you mean policy.optim.lr?"],
     "~steps": ["steps (command line): cannot be taken out of a run"],
@@ -39,6 +39,19 @@ MISTAKES = {
     "algo.advantage.estimator=gea": ["Did you mean gae?"],
     "policy.optim.schedule=cosin": ["Did you mean cosine?"],
     "policy.optim.name=adam": ["Did you mean adamw?"],
+    "policy.optim.name=muon strategy.name=deepspeed": [
+        "policy.optim.name=muon (command line): works on whole matrices",
+        "Set strategy.name=single",
+    ],
+    "policy.lora.alpha=32": ["policy.lora.alpha=32", "policy.lora.rank=0, so there are no adapters", "rank=16"],
+    "policy.lora.rank=8 policy.lora.quantize=nf4": [
+        "policy.lora.quantize=nf4 (command line): 4-bit weights need an NVIDIA GPU",
+        "the policy has none on cluster=local",
+    ],
+    "model=llama3-8b cluster=a100x8 policy.lora.rank=8 policy.lora.quantize=nf4 strategy.zero_stage=3": [
+        "strategy.zero_stage=3 shards them",
+        "Set strategy.zero_stage=2.",
+    ],
     "engine.name=vlm": ["Did you mean vllm?"],
     "strategy.name=deepsped": ["Did you mean deepspeed?"],
     "tracking.use=[wanb]": ["Did you mean wandb"],

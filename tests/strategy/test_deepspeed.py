@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from rlhf_hydra.algos.losses import StepTotals
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.cluster.roles import shards
-from rlhf_hydra.config.schema import Optim, Policy, Strategy
+from rlhf_hydra.config.schema import LoRA, Optim, Policy, Strategy
+from rlhf_hydra.models.lora import merged
 from rlhf_hydra.models.tiny import letter_tokenizer
 from rlhf_hydra.strategy.base import Rank
-from rlhf_hydra.workers.policy import PolicyWorker
+from rlhf_hydra.workers.policy import PolicyWorker, bare
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 
@@ -31,6 +32,9 @@ CASES = {
     "offload": Strategy(name="deepspeed", zero_stage=2, offload_optimizer=True),
     "bfloat16": Strategy(name="deepspeed", zero_stage=2, dtype="bfloat16"),
 }
+# Of a rank with which their larger matrices are cut under ZeRO-3 too.
+ADAPTERS = {f"lora{stage}": Strategy(name="deepspeed", zero_stage=stage) for stage in (0, 2, 3)}
+CASES |= ADAPTERS
 LAUNCHES = {2: list(CASES), 1: ["zero2", "zero3", "offload"]}
 PAIRS = [(case, size) for size, cases in LAUNCHES.items() for case in cases]
 FLOAT32 = [(case, size) for case, size in PAIRS if case != "bfloat16"]
@@ -97,8 +101,10 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(make_run):
-    def of(strategy):
-        return make_run(steps=STEPS, strategy=strategy, policy=Policy(optim=OPTIM, samples_per_update=8, ema=0.5))
+    def of(case, strategy=None):
+        lora = LoRA(rank=128, alpha=64) if case in ADAPTERS else LoRA()
+        policy = Policy(optim=OPTIM, lora=lora, samples_per_update=8, ema=0.5)
+        return make_run(steps=STEPS, strategy=strategy or CASES[case], policy=policy)
 
     return of
 
@@ -107,7 +113,7 @@ def runs(make_run):
 def folder(model, batch, runs, tmp_path_factory):
     """Where both launches have left what they wrote."""
     folder = tmp_path_factory.mktemp("zero")
-    cases = {size: {name: runs(CASES[name]) for name in names} for size, names in LAUNCHES.items()}
+    cases = {size: {name: runs(name) for name in names} for size, names in LAUNCHES.items()}
     work = {"model": model, "batch": batch, "cases": cases}
     torch.save(work, folder / "work.pt")
     for size in LAUNCHES:
@@ -123,8 +129,13 @@ def trained(folder):
 
 @pytest.fixture(scope="module")
 def single(model, batch, runs):
-    """The same three steps in one plain process."""
-    worker = PolicyWorker(runs(Strategy()), model, Rank())
+    """The same three steps in one plain process, with and without adapters."""
+    found = {case: in_one_process(runs(case, Strategy()), model, batch) for case in ("zero0", "lora0")}
+    return {case: found["lora0" if case in ADAPTERS else "zero0"] for case in CASES}
+
+
+def in_one_process(run, model, batch):
+    worker = PolicyWorker(run, model, Rank())
     ((part,), _), totals = shards(batch, 1, MAX_TOKENS), StepTotals.of(batch)
     start = {name: tensor.clone() for name, tensor in worker.weights()}
     metrics = [worker.step(part, totals, 0.0) for _ in range(STEPS)]
@@ -132,7 +143,7 @@ def single(model, batch, runs):
         "start": start,
         "metrics": metrics,
         "weights": dict(worker.weights()),
-        "average": dict(worker.trainer.averages()),
+        "average": dict(merged(worker.lm, bare(worker.trainer.averages()))),
     }
 
 
@@ -148,15 +159,15 @@ def moved(weights, start):
 
 @pytest.mark.parametrize(("case", "size"), FLOAT32)
 def test_equals_one_plain_process(trained, single, case, size):
-    assert moved(single["weights"], single["start"]) > 1e-3
-    close(trained[case, size][0]["weights"], single["weights"], 1e-6)
+    assert moved(single[case]["weights"], single[case]["start"]) > 1e-3
+    close(trained[case, size][0]["weights"], single[case]["weights"], 1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_weights_are_whole_and_equal_on_all_ranks(trained, single, case):
     first, second = trained[case, 2]
     close(first["weights"], second["weights"], 0)
-    assert {n: t.shape for n, t in first["weights"].items()} == {n: t.shape for n, t in single["weights"].items()}
+    assert {n: t.shape for n, t in first["weights"].items()} == {n: t.shape for n, t in single[case]["weights"].items()}
 
 
 @pytest.mark.parametrize(("case", "size"), PAIRS)
@@ -167,7 +178,7 @@ def test_goes_on_exactly_after_save_and_load(trained, case, size):
 
 @pytest.mark.parametrize(("case", "size"), FLOAT32)
 def test_metrics_of_the_ranks_add_up(trained, single, case, size):
-    for step, wanted in enumerate(single["metrics"]):
+    for step, wanted in enumerate(single[case]["metrics"]):
         ranks = [rank["metrics"][step] for rank in trained[case, size]]
         for name, value in wanted.items():
             shared = name in ("policy/lr", "policy/grad_norm", "policy/skipped")
@@ -178,8 +189,8 @@ def test_metrics_of_the_ranks_add_up(trained, single, case, size):
 def test_bfloat16_learns_about_the_same(trained, single):
     """8 bits of mantissa: within 2^-7 of each weight's size, and it has moved."""
     weights = {name: tensor.float() for name, tensor in trained["bfloat16", 2][0]["weights"].items()}
-    assert moved(weights, single["start"]) > 1e-3
-    close(weights, single["weights"], 2e-2)
+    assert moved(weights, single["bfloat16"]["start"]) > 1e-3
+    close(weights, single["bfloat16"]["weights"], 2e-2)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -198,9 +209,9 @@ def test_a_reference_says_what_the_policy_said_at_first(trained, case, size):
 @pytest.mark.parametrize(("case", "size"), FLOAT32)
 def test_the_moving_average_equals_that_of_one_plain_process(trained, single, case, size):
     """0.5 of the start, and 0.25 and 0.25 of two of the steps after it, by then some way apart."""
-    assert moved(strip(single["average"]), single["weights"]) > 1e-3
+    assert moved(single[case]["average"], single[case]["weights"]) > 1e-3
     for rank in trained[case, size]:
-        close(rank["average"], single["average"], 1e-6)
+        close(rank["average"], single[case]["average"], 1e-6)
 
 
 @pytest.mark.parametrize(("case", "size"), PAIRS)
@@ -212,9 +223,20 @@ def test_the_moving_average_goes_on_exactly_after_save_and_load(trained, case, s
 @pytest.mark.parametrize("case", CASES)
 def test_exports_the_moving_average_beside_the_model(folder, trained, case):
     model = AutoModelForCausalLM.from_pretrained(folder / f"{case}-2-model-ema", dtype=torch.float32)
-    wanted = strip(trained[case, 2][0]["average"])
-    close(dict(model.named_parameters()), wanted, 1e-2 if case == "bfloat16" else 0)
+    close(dict(model.named_parameters()), trained[case, 2][0]["average"], 1e-2 if case == "bfloat16" else 0)
 
 
-def strip(weights):
-    return {name.removeprefix("lm."): tensor for name, tensor in weights.items()}
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_switched_off_adapters_leave_the_reference(trained, case):
+    for rank in trained[case, 2]:
+        close({"": rank["base"]}, {"": rank["reference"]}, 1e-6)
+        assert (rank["trained"] - rank["base"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_checkpoints_hold_no_frozen_weights(folder, case):
+    """What learns is 2 * 128 (out + in) numbers in seven matrices: 1,114,112. Saved are at most two copies of it, two
+    moments and an average on each rank, in float32; 1,140,736 frozen numbers are more than what is left."""
+    learning = 4 * 2 * 128 * (2 * (128 + 128) + 2 * (64 + 128) + 3 * (1024 + 128))
+    files = [file for file in (folder / f"{case}-2").rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 6.5 * learning

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,15 +74,18 @@ def test_rate_follows_the_schedule():
     assert [update(t)["lr"] for _ in range(4)] == pytest.approx([0.5, 1.0, 1.0, 0.5])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_goes_on_exactly_after_save_and_load(tmp_path, dtype):
-    straight = trainer(dtype)
+@pytest.mark.parametrize(
+    ("dtype", "name"), [("float32", "adamw"), ("bfloat16", "adamw"), ("float16", "adamw"), ("float16", "muon")]
+)
+def test_goes_on_exactly_after_save_and_load(tmp_path, dtype, name):
+    optim = replace(OPTIM, name=name)
+    straight = trainer(dtype, optim)
     for _ in range(3):
         update(straight)
     straight.save(tmp_path / "state")
     metrics = [update(straight) for _ in range(2)]
 
-    other = trainer(dtype)
+    other = trainer(dtype, optim)
     other.load(tmp_path / "state")
     assert [update(other) for _ in range(2)] == metrics
     assert same(snapshot(other), snapshot(straight))

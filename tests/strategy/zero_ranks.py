@@ -11,8 +11,9 @@ import torch
 
 from rlhf_hydra.algos.losses import StepTotals
 from rlhf_hydra.cluster.roles import shards
+from rlhf_hydra.models.lora import merged
 from rlhf_hydra.strategy.base import Rank
-from rlhf_hydra.workers.policy import PolicyWorker, ReferenceWorker
+from rlhf_hydra.workers.policy import PolicyWorker, ReferenceWorker, bare
 
 STEPS, MAX_TOKENS = 3, 16
 
@@ -28,7 +29,7 @@ def weights(worker):
 
 
 def averages(worker):
-    return {name: tensor.clone() for name, tensor in worker.trainer.averages()}
+    return {name: tensor.clone() for name, tensor in merged(worker.lm, bare(worker.trainer.averages()))}
 
 
 def start(kind, run, model, rank):
@@ -54,6 +55,7 @@ def case(name, run, model, batch, rank, folder):
     train(other, batch, rank, 1)
     out = {"metrics": metrics, "weights": straight, "resumed": weights(other), "before": before, "reference": reference}
     out |= {"average": averages(worker), "average resumed": averages(other)}
+    out |= {"trained": worker.logprobs(parts[rank.index], 1.0), "base": worker.base_logprobs(parts[rank.index], 1.0)}
     worker.export(folder / f"{name}-{rank.size}-model")
     torch.save(out, folder / f"{name}-{rank.size}-{rank.index}.pt")
 

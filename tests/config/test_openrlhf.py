@@ -1,0 +1,239 @@
+"""Commands of OpenRLHF become commands that compose and check here."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf_hydra.config.check import checked_run
+from rlhf_hydra.config.errors import ConfigError
+from rlhf_hydra.config.keys import all_keys
+from rlhf_hydra.config.openrlhf import GROUPS, PROGRAMS, import_text, table
+from rlhf_hydra.config.openrlhf_flags import BY_NAME, FLAGS
+from rlhf_hydra.config.store import find_conf_dir
+
+OPTIONS = [
+    line
+    for line in Path(__file__).with_name("openrlhf_options.txt").read_text().splitlines()
+    if not line.startswith("#")
+]
+THERE = {path.stem for path in (find_conf_dir() / "algo").glob("*.yaml")}
+
+SFT = r"""
+CUDA_VISIBLE_DEVICES=0,1,2,3
+
+deepspeed --module openrlhf.cli.train_sft \
+   --max_len 4096 \
+   --dataset AI-ModelScope/OpenOrca \
+   --input_key question --output_key response \
+   --input_template $'User: {}\nAssistant: ' \
+   --train_batch_size 256 --micro_train_batch_size 2 --max_samples 500000 \
+   --pretrain LLM-Research/Meta-Llama-3-8B \
+   --save_path ./checkpoint/llama3-8b-sft --save_steps -1 --logging_steps 1 --eval_steps -1 \
+   --zero_stage 2 --max_epochs 1 --bf16 --flash_attn --learning_rate 5e-6 \
+   --gradient_checkpointing --packing_samples --load_checkpoint --use_wandb {wandb_token} --use_ms
+"""
+
+PPO = r"""
+CUDA_VISIBLE_DEVICES=4,5,6,7
+
+deepspeed --master_port 61000 \
+  openrlhf/cli/train_ppo.py \
+  --pretrain AI-ModelScope/Llama-3-8b-sft-mixture \
+  --reward_pretrain AI-ModelScope/Llama-3-8b-rm-mixture \
+  --save_path ./checkpoint/llama-3-8b-rlhf --save_steps -1 --logging_steps 1 --eval_steps -1 \
+  --micro_train_batch_size 2 --train_batch_size 128 --micro_rollout_batch_size 4 --rollout_batch_size 1024 \
+  --max_epochs 1 --prompt_max_len 1024 --generate_max_len 1024 --zero_stage 2 --bf16 \
+  --actor_learning_rate 5e-7 --critic_learning_rate 9e-6 --init_kl_coef 0.01 \
+  --prompt_data AI-ModelScope/prompt-collection-v0.1 --input_key context_messages --apply_chat_template \
+  --max_samples 100000 --normalize_reward --adam_offload --flash_attn --gradient_checkpointing \
+  --load_checkpoint --use_wandb {wandb_token} --use_ms
+"""
+
+RAY = r"""
+ray job submit --address="http://127.0.0.1:8265" --runtime-env-json='{"working_dir": "/openrlhf"}' \
+   -- python3 -m openrlhf.cli.train_ppo_ray \
+   --actor.num_nodes 1 --actor.num_gpus_per_node 8 --ref.num_nodes 1 --ref.num_gpus_per_node 8 \
+   --vllm.num_engines 4 --vllm.tensor_parallel_size 2 --vllm.gpu_memory_utilization 0.5 --vllm.enable_sleep \
+   --train.colocate_all --algo.advantage.estimator group_norm --rollout.n_samples_per_prompt 8 \
+   --rollout.batch_size 128 --train.batch_size 1024 --data.max_len 2048 --rollout.max_new_tokens 1024 \
+   --actor.model_name_or_path Qwen/Qwen2.5-7B-Instruct --actor.adam.lr 1e-6 --ds.zero_stage 3 \
+   --algo.kl.use_loss --algo.kl.estimator k3 --algo.kl.init_coef 1e-3 --actor.eps_clip_low_high 0.2 0.27 \
+   --algo.dynamic_filtering_enable --algo.dynamic_filtering_range 0 1 \
+   --algo.advantage.is_correction_enable --algo.advantage.is_correction_type icepop \
+   --reward.remote_url SCORE --data.prompt_dataset PROMPTS --data.label_key label --data.max_samples 12800 \
+   --train.dynamic_batch_enable --train.max_tokens_per_gpu 16384
+"""
+
+LLAMA = "--pretrain meta-llama/Meta-Llama-3-8B --train_batch_size 256 --micro_train_batch_size 1 --bf16 --max_len 8192"
+PAIRS = f"{LLAMA} --dataset OpenRLHF/pairs --chosen_key chosen --rejected_key rejected --apply_chat_template"
+SUPERVISED = {
+    "sft": SFT,
+    "rm": f"deepspeed --module openrlhf.cli.train_rm {PAIRS} --learning_rate 9e-6 --margin_loss --zero_stage 3",
+    "dpo": f"deepspeed --module openrlhf.cli.train_dpo {PAIRS} --beta 0.1 --learning_rate 5e-7 --nll_loss_coef 0.2",
+    "kto": f"deepspeed --module openrlhf.cli.train_kto {LLAMA} --dataset d --input_key instruction --label_key score"
+    " --output_key response --desirable_loss_weight 1.5 --beta 0.01",
+    "kd": f"deepspeed --module openrlhf.cli.train_kd {LLAMA} --dataset d --teacher_model big --kd_coef 0.5"
+    " --input_key question --output_key response",
+    "prm": f"deepspeed --module openrlhf.cli.train_prm {LLAMA} --dataset d --input_key input --label_key value"
+    " --placeholder_token ки --reward_tokens + -",
+}
+
+
+def overrides(text):
+    """Of the printed command, as a shell splits it."""
+    line = text.splitlines()[0]
+    assert line.startswith("python -m rlhf_hydra ")
+    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")[3:-1]
+
+
+def settings(text):
+    return dict(line.partition("=")[::2] for line in overrides(text))
+
+
+def test_every_option_is_in_the_table():
+    assert len(OPTIONS) > 350
+    assert [name for name in OPTIONS if name not in BY_NAME] == []
+
+
+def test_every_key_of_the_table_exists():
+    keys = {line.partition("=")[0] for flag in FLAGS for text in flag.to.values() for line in text.split()}
+    assert len(keys) > 60 and keys - set(all_keys()) == set()
+
+
+def test_no_option_has_two_meanings():
+    names = [name for flag in FLAGS for name in flag.names]
+    assert len(names) == len(set(names))
+
+
+def test_the_guides_ppo_command_composes_and_checks():
+    text = import_text([PPO])
+    run = checked_run(overrides(text))
+    assert (run.algo.name, run.model.path, run.model.hub) == (
+        "ppo",
+        "AI-ModelScope/Llama-3-8b-sft-mixture",
+        "modelscope",
+    )
+    assert (run.steps, run.rollout.prompts_per_step) == (97, 1024)  # 100,000 // 1024
+    assert (run.policy.optim.lr, run.critic.optim.lr, run.rl.kl.coef) == (5e-7, 9e-6, 0.01)
+    assert run.policy.samples_per_update == run.critic.samples_per_update == 128
+    assert run.policy.tokens_per_microbatch == 2 * (1024 + 1024)
+    assert run.data.chat and run.data.prompt_column == "context_messages" and run.data.hub == "modelscope"
+    assert (run.strategy.zero_stage, run.strategy.offload_optimizer, run.strategy.dtype) == (2, True, "bfloat16")
+    assert run.cluster.placement.policy.gpus == "0-3" and run.critic.path.endswith("rm-mixture")
+    assert "wandb_token" not in text and "WANDB_API_KEY" in text
+
+
+def test_a_ray_job_with_dotted_options_composes_and_checks(tmp_path):
+    (tmp_path / "prompts.jsonl").write_text("{}\n")
+    score = tmp_path / "score.py"
+    score.write_text("def reward_func(queries, prompts, labels):\n    pass\n")
+    text = import_text([RAY.replace("SCORE", str(score)).replace("PROMPTS", str(tmp_path / "prompts.jsonl"))])
+    run = checked_run(overrides(text))
+    assert (run.algo.name, run.rl.kl.where, run.rl.kl.estimator) == ("grpo", "loss", "k3")
+    assert (run.rl.loss.clip_low, run.rl.loss.clip_high) == (0.2, 0.27)
+    assert (run.rl.filter.by, run.rl.correction.mask) == ("mean", "token")
+    assert (run.engine.tensor_parallel, run.engine.memory_fraction, run.cluster.name) == (2, 0.5, "a100x8")
+    assert (run.rollout.max_prompt_tokens, run.rollout.max_response_tokens) == (1024, 1024)
+    assert run.steps == 100 and run.policy.tokens_per_microbatch == 16384
+
+
+@pytest.mark.parametrize("kind", SUPERVISED)
+def test_supervised_commands_name_keys_that_exist(kind):
+    found = settings(import_text([SUPERVISED[kind]]))
+    assert found["algo"] == kind and found["model"] == "llama3-8b"
+    assert set(found) - set(all_keys()) - set(GROUPS) == set()
+
+
+@pytest.mark.parametrize("kind", sorted(THERE & set(SUPERVISED)) or [pytest.param("", marks=pytest.mark.skip)])
+def test_supervised_commands_compose_and_check(kind):
+    run = checked_run(overrides(import_text([SUPERVISED[kind]])))
+    assert run.algo.name == kind and run.policy.samples_per_update == 256
+
+
+def test_the_guides_sft_command_by_hand():
+    found = settings(import_text([SFT]))
+    assert found["data.template"] == "'User: {prompt}\nAssistant: '"  # a real line break, inside Hydra's quotes
+    assert (found["data.max_tokens"], found["policy.tokens_per_microbatch"]) == ("4096", "8192")
+    assert (found["policy.optim.lr"], found["algo.epochs"], found["data.limit"]) == ("5e-6", "1", "500000")
+    assert (found["data.prompt_column"], found["data.response_column"]) == ("question", "response")
+
+
+def test_a_template_with_a_line_break_arrives_whole():
+    run = checked_run(overrides(import_text([PPO.replace("--apply_chat_template", r"--input_template $'Q: {}\nA:'")])))
+    assert run.data.template == "Q: {prompt}\nA:"
+
+
+def test_words_and_a_pasted_text_are_the_same():
+    assert import_text(shlex.split(PPO.replace("\\\n", " "))) == import_text([PPO])
+
+
+def test_old_options_without_a_prefix_hold_for_policy_and_critic():
+    old = settings(import_text([PPO + " --max_norm 0.5 --adam_betas 0.8 0.9"]))
+    assert old["policy.optim.max_grad_norm"] == old["critic.optim.max_grad_norm"] == "0.5"
+    assert old["critic.optim.beta2"] == "0.9"
+    new = settings(import_text([PPO + " --actor.max_norm 0.5"]))
+    assert new["policy.optim.max_grad_norm"] == "0.5" and "critic.optim.max_grad_norm" not in new
+
+
+def test_roles_sit_one_after_another_unless_they_share():
+    flags = "--actor_num_gpus_per_node 2 --ref_num_gpus_per_node 2 --critic_num_gpus_per_node 2"
+    flags += " --reward_num_gpus_per_node 1 --vllm_num_engines 1 --colocate_actor_ref"
+    found = settings(import_text([f"python -m openrlhf.cli.train_ppo_ray {flags} --reward_pretrain m --pretrain m"]))
+    seats = {key.split(".")[2]: value for key, value in found.items() if key.startswith("cluster.placement.")}
+    assert seats == {"policy": "0-1", "reference": "0-1", "critic": "2-3", "reward": "4", "engine": "5"}
+    assert found["cluster.gpus_per_node"] == "6"
+
+
+def test_what_has_no_equivalent_is_named_with_the_reason():
+    text = import_text([PPO + " --ring_attn_size 2 --remote_rm_url http://h:5000/get_reward --load_in_4bit"])
+    assert "# --ds.ring_attn_size has no equivalent: a sequence stays on one GPU" in text
+    assert "no reward is asked of a server (http://h:5000/get_reward)" in text
+    assert "weights of 4 bits cannot learn" in text
+
+
+def test_adapters():
+    found = settings(import_text([PPO + " --lora_rank 32 --lora_alpha 64 --target_modules q_proj v_proj"]))
+    assert (found["policy.lora.rank"], found["critic.lora.alpha"]) == ("32", "64")
+    assert found["policy.lora.targets"] == "[q_proj,v_proj]"
+
+
+def test_unknown_options_get_a_suggestion():
+    text = import_text([PPO + " --micro_train_batchsize 2"])
+    assert "# --micro_train_batchsize: is no option of OpenRLHF" in text
+    assert re.search(r"Did you mean .*--micro_train_batch_size", text)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--max_len", "3"], "no program of OpenRLHF in this command"),
+        (["python -m openrlhf.cli.serve_rm --port 5000"], "serve_rm has no equivalent"),
+        ([PPO + " --advantage_estimator gea"], "there is no estimator gea"),
+        ([PPO + " --train_batch_size many"], "could not convert string to float: 'many'"),
+        ([PPO + " --eps_clip_low_high 0.2"], "--actor.eps_clip_low_high: has too few values"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(words, says):
+    with pytest.raises(ConfigError, match=says):
+        import_text(words)
+
+
+def test_the_command_line_reads_words_and_standard_input():
+    command = [sys.executable, "-m", "rlhf_hydra", "task=import_openrlhf"]
+    piped = subprocess.run(command, input=SFT, capture_output=True, text=True, check=True).stdout
+    words = shlex.split(SFT.replace("\\\n", " ").replace("$'User: {}\\nAssistant: '", "'User: {}\nAssistant: '"))
+    given = subprocess.run([*command, "--", *words], capture_output=True, text=True, check=True).stdout
+    assert piped == given == import_text([SFT]) + "\n"
+    wrong = subprocess.run([*command, "--", "train_sf"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "no program of OpenRLHF" in wrong.stderr
+
+
+def test_the_docs_are_the_table():
+    docs = Path(__file__).parents[2] / "docs/from-openrlhf.md"
+    assert docs.read_text() == table() + "\n"
+    assert set(PROGRAMS.values()) >= {"sft", "rl"}
