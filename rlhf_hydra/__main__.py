@@ -3,6 +3,7 @@
 Nothing that is slow to import is imported before a run has passed its check.
 """
 
+import gc
 import logging.config
 import os
 import shlex
@@ -123,8 +124,11 @@ def job(cfg: DictConfig) -> None:
 def begin(run: RunConfig, folder: Path, words: str, resume: bool = False) -> None:
     """Write down what is run, and run it."""
     save_run_yaml(run, folder / "run.yaml", words)
+    gc.disable()  # what is imported stays: searching it for garbage takes seconds
     from rlhf_hydra.driver import train
 
+    gc.freeze()
+    gc.enable()
     train(run, folder, words, resume=resume)
 
 
