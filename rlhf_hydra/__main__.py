@@ -3,6 +3,7 @@
 Nothing that is slow to import is imported before a run has passed its check.
 """
 
+import gc
 import logging.config
 import os
 import shlex
@@ -170,11 +171,14 @@ def begin(run: RunConfig, folder: Path, words: str, resume: bool = False) -> Non
     """Write down what is run, and run it."""
     save_run_yaml(run, folder / "run.yaml", words)
     provenance.write(folder, run, words, {} if resume else asked(run, words))
+    gc.disable()  # what is imported stays: searching it for garbage takes seconds
     if isinstance(run.algo, Supervised):
         from rlhf_hydra.supervised import train
     else:
         from rlhf_hydra.driver import train
 
+    gc.freeze()
+    gc.enable()
     train(run, folder, words, resume=resume)
 
 

@@ -1,16 +1,21 @@
 """The engine on a plain transformers model: starts at once, needs nothing else, runs on any device."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from rlhf_hydra.config.schema import Engine
 from rlhf_hydra.workers.engine.base import Response, Sampling, check_requests, end_tokens
+from rlhf_hydra.workers.engine.cache import roomy_cache
 from rlhf_hydra.workers.engine.sampling import draw, uniforms
+
+SMALL_PRODUCT = 2**24
+"""Multiplications in a matrix product up to which one thread is as quick as all: waking the others takes as long."""
 
 
 class HFEngine:
@@ -31,6 +36,8 @@ class HFEngine:
         )
         self.ends = end_tokens(self.tokenizer.eos_token_id, model.generation_config.eos_token_id)
         self.model = model.to(self.device).eval()
+        matrices = [weight.numel() for weight in model.parameters() if weight.dim() == 2]
+        self.matrix_size = sum(matrices) // len(matrices)
         self._weights: dict[str, Tensor] = {}
         self._missing: set[int] = set()
 
@@ -39,7 +46,8 @@ class HFEngine:
         check_requests(prompts, seeds, sampling, self.context_tokens)
         found: dict[int, Response] = {}
         for rows in self._batches(prompts):
-            batch = self._decode([prompts[i] for i in rows], [seeds[i] for i in rows], sampling)
+            with one_thread(self.matrix_size * len(rows) <= SMALL_PRODUCT):
+                batch = self._decode([prompts[i] for i in rows], [seeds[i] for i in rows], sampling)
             found.update(zip(rows, batch, strict=True))
         return [found[i] for i in range(len(prompts))]
 
@@ -90,13 +98,14 @@ class HFEngine:
         tokens, mask = _pad(prompts, "left", self.device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         uniform = uniforms(seeds, sampling.max_tokens).to(self.device)
-        cache = DynamicCache(config=self.model.config)
+        cache = roomy_cache(self.model.config)
+        padded = not mask.all()
         rows = [_Row() for _ in prompts]
         active = rows
         for step in range(sampling.max_tokens):
             logits = self.model(
                 input_ids=tokens,
-                attention_mask=mask,
+                attention_mask=mask if padded else None,
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
@@ -106,7 +115,7 @@ class HFEngine:
             for row, chosen, score in zip(active, token.tolist(), logprob.tolist(), strict=True):
                 row.append(chosen, score)
                 row.ended = self._ends(row.tokens, sampling)
-            going = [k for k, row in enumerate(active) if not row.ended]
+            going = _closed_up([not row.ended for row in active])
             if not going:
                 break
             tokens, positions = token.unsqueeze(1), positions[:, -1:] + 1
@@ -143,6 +152,24 @@ class _Row:
     def append(self, token: int, logprob: float) -> None:
         self.tokens.append(token)
         self.logprobs.append(logprob)
+
+
+def _closed_up(going: list[bool]) -> list[int]:
+    """Numbers of the rows that go on. The last of them fill the gaps, so that few have to move: TFTTT -> 0, 4, 2, 3."""
+    count = sum(going)
+    last = iter([k for k in range(len(going) - 1, count - 1, -1) if going[k]])
+    return [k if going[k] else next(last) for k in range(count)]
+
+
+@contextmanager
+def one_thread(wanted: bool) -> Iterator[None]:
+    """Torch's operations in one thread, if `wanted`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if wanted else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _pad(sequences: list[list[int]], side: str, device: torch.device) -> tuple[Tensor, Tensor]:
