@@ -122,7 +122,7 @@ class Hub(BaseHTTPRequestHandler):
         if what == "503":
             return self.json({"error": "busy"}, status=503)
         if what == "corrupt":
-            data = bytes([data[0] ^ 1]) + data[1:]
+            data = data[:12] + bytes([data[12] ^ 1]) + data[13:]  # inside a text of the rows
         start, size, status = 0, len(data), 200
         if match := re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
             start, end, status = int(match[1]), int(match[2] or size - 1), 206
@@ -178,10 +178,11 @@ def git_sha(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-def ask(server: Server, home: Path, code: str, **changes: str) -> subprocess.CompletedProcess[str]:
+def ask(server: Server, home: Path, code: str, lines: str = "") -> subprocess.CompletedProcess[str]:
     """Run `code` in a process of its own, since a client reads its settings when it is imported."""
     unset = ("HF_HUB_OFFLINE", "HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
     env = {key: value for key, value in os.environ.items() if key not in unset}
     env |= {"HF_ENDPOINT": server.url, "HF_HOME": str(home / "hf"), "MODELSCOPE_ENDPOINT": server.url}
-    env |= {"MODELSCOPE_CACHE": str(home / "ms"), "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **changes}
-    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+    env |= {"MODELSCOPE_CACHE": str(home / "ms"), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=env, input=lines, capture_output=True, text=True, timeout=300)

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterable, Iterator, MutableMapping
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from rlhf_hydra.config.schema import Data, ToyData
 from rlhf_hydra.data import toy
 from rlhf_hydra.data.files import READERS, DataError, Row, Rows, column, file_rows
-from rlhf_hydra.models.hub import dataset_commit, dataset_folder, patiently
+from rlhf_hydra.models.hub import dataset_commit, dataset_folder, patiently, verify_dataset
 
 __all__ = ["DataError", "Row", "Rows", "column", "describe", "fingerprint", "read"]
 
@@ -155,6 +156,8 @@ def _dataset_rows(path: Path, cfg: Data) -> Rows:
                 str(folder or cfg.path), cfg.subset, split=split, revision=commit, streaming=cfg.streaming
             )
         )
+        if folder is None and not cfg.streaming:
+            _verify(str(cfg.path), data)
     except Exception as error:
         raise _unloadable(cfg, folder, error) from error
     if not cfg.streaming:
@@ -162,6 +165,16 @@ def _dataset_rows(path: Path, cfg: Data) -> Rows:
     if "%" in cfg.split or "[-" in cfg.split or ":-" in cfg.split:
         raise DataError(f"data.split={cfg.split}: the number of rows is not known with data.streaming=true")
     return _guarded(_sliced(lambda: _numbered(data), cfg.split, describe(cfg)), cfg, folder)
+
+
+def _verify(path: str, data: Any) -> None:
+    """Raises OSError where a download has a wrong checksum; what `datasets` made of it is removed too."""
+    try:
+        verify_dataset(path)
+    except OSError:
+        for file in data.cache_files:
+            shutil.rmtree(Path(file["filename"]).parent, ignore_errors=True)
+        raise
 
 
 def _guarded(rows: Rows, cfg: Data, folder: Path | None) -> Rows:
