@@ -38,6 +38,7 @@ from rlhf_hydra.config.schema import (
     RL,
     RM,
     SFT,
+    Blend,
     CompositeReward,
     Data,
     FunctionReward,
@@ -284,9 +285,28 @@ def no_such_file(key: str, path: str) -> Problem:
 
 def named_data(run: RunConfig) -> list[tuple[str, Data]]:
     """Each source of prompts or texts, with its dotted key."""
+    return [pair for key, data in whole_data(run) for pair in named_sources(key, data)]
+
+
+def whole_data(run: RunConfig) -> list[tuple[str, Data]]:
+    """What is read, with its dotted key, blends as one."""
     texts = run.algo.ptx.data if isinstance(run.algo, RL) else None
-    sources = {"data": run.data, "eval.data": run.eval.data, "algo.ptx.data": texts}
-    return [(key, data) for key, data in sources.items() if data is not None]
+    given = {"data": run.data, "eval.data": run.eval.data, "algo.ptx.data": texts}
+    return [(key, data) for key, data in given.items() if data is not None]
+
+
+def named_sources(key: str, data: Data) -> list[tuple[str, Data]]:
+    """`data` itself, or the sources of a blend."""
+    if not isinstance(data, Blend):
+        return [(key, data)]
+    return [(f"{key}.sources.{name}", source) for name, source in data.sources.items()]
+
+
+def blend_sources(run: RunConfig) -> Iterator[Problem]:
+    for key, data in whole_data(run):
+        if isinstance(data, Blend) and not data.sources:
+            fix = "Give it sources in a file of conf/data, as conf/data/blend.yaml shows."
+            yield Problem("", f"{key}.sources", "no source of rows", fix)
 
 
 def data_source(run: RunConfig) -> Iterator[Problem]:
@@ -296,6 +316,13 @@ def data_source(run: RunConfig) -> Iterator[Problem]:
             yield Problem("", f"{key}.path", "no source of prompts", fix)
         elif data.path and data.path != MISSING and is_absent(data.path):
             yield no_such_file(f"{key}.path", data.path)
+
+
+def prompt_column(run: RunConfig) -> Iterator[Problem]:
+    for key, data in named_data(run):
+        if data.prompt_column is None:
+            fix = f"Take other data, name the column in {key}.prompt_column, or learn from the pairs, as algo=dpo does."
+            yield Problem("", f"{key}.prompt_column", "a run that samples needs prompts, and the data has none", fix)
 
 
 def data_template(run: RunConfig) -> Iterator[Problem]:
@@ -365,10 +392,11 @@ def reward_labels(run: RunConfig) -> Iterator[Problem]:
 
 def missing_labels(source: str, data: Data, rewards: Sequence[tuple[str, Any]]) -> Iterator[Problem]:
     for key, part in rewards:
-        needs_label = isinstance(part, RuleReward) and part.rule in ("exact", "math")
-        if needs_label and data.label_column is None and not isinstance(data, ToyData):
-            fix = f"Set {source}.label_column to the column with the answers."
-            yield Problem("", f"{key}.rule", f"compares with a label, and {source}={data.name} has none", fix)
+        for place, given in named_sources(source, data):
+            needs_label = isinstance(part, RuleReward) and part.rule in ("exact", "math")
+            if needs_label and given.label_column is None and not isinstance(given, ToyData):
+                fix = f"Set {place}.label_column to the column with the answers."
+                yield Problem("", f"{key}.rule", f"compares with a label, and {place}={given.name} has none", fix)
 
 
 def reward_function(run: RunConfig) -> Iterator[Problem]:
@@ -750,6 +778,7 @@ RULES: list[Rule] = [
     batch_covers_workers,
     data_source,
     data_template,
+    blend_sources,
     model_folder,
     best_metric,
     placement,
@@ -768,6 +797,7 @@ RULES: list[Rule] = [
 
 RL_RULES: list[Rule] = [
     some_steps,
+    prompt_column,
     group_baseline,
     adaptive_kl,
     kl_as_a_loss,
