@@ -145,8 +145,9 @@ def test_the_reference_follows_and_is_resumed(option, tmp_path):
 
 
 def test_a_step_that_is_not_finite_is_left_out_and_at_last_stops_the_run(tmp_path, capsys):
-    """An entropy bonus of 1e38 overflows float32."""
+    """An entropy bonus of 1e38 overflows float32. The dump has the given texts too."""
     options = [*SMALL, "algo=grpo", "algo.loss.entropy_coef=1e38", "guard.max_skips=3", "steps=9"]
+    options += ["data@algo.ptx.data=toy", "algo.ptx.coef=0.1"]
     with pytest.raises(SystemExit):
         run(tmp_path, *options)
     rows = metrics(tmp_path)
@@ -155,6 +156,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_at_last_stops_the_run(tmp_pat
     dump = tmp_path / "dumps" / "step-000002"
     assert json.loads((dump / "step.json").read_text())["step"] == 2
     found = replay(dump)
+    assert found["policy/ptx_loss"] > 0
     assert found["policy/skipped"] == 2 and not math.isfinite(found["policy/grad_norm"])
 
 
