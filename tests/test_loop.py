@@ -47,7 +47,8 @@ OPTIONS = {
     "stopped_by_kl": ["algo=grpo", "algo.epochs=2", "algo.stop_kl=0.05"],
 }
 SIZES = ["model=tiny", "data=toy", "rollout.prompts_per_step=16", "rollout.samples_per_prompt=8", "steps=12"]
-SIZES += ["policy.samples_per_update=64", "policy.optim.lr=5e-3", "data.letters=4", "rollout.max_response_tokens=2"]
+SIZES += ["policy.samples_per_update=64", "data.letters=4", "rollout.max_response_tokens=2"]
+SIZES += ["policy.optim.lr=5e-3", "policy.optim.warmup_ratio=0.1"]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -87,7 +88,7 @@ def test_in_the_warm_up_only_the_critic_learns(tmp_path):
     assert all(row["policy/kl"] == pytest.approx(0, abs=1e-6) for row in rows[:3])  # the third samples before it learns
     # The schedule is the policy's own: 4 updates in 2 steps, cosine, the first at the full rate.
     # p = 0, 1/4: mean of 1 and 0.1 + 0.9 (1 + cos(pi / 4)) / 2
-    assert rows[2]["policy/lr"] / 5e-3 == pytest.approx((1 + 0.1 + 0.45 * (1 + math.cos(math.pi / 4))) / 2)
+    assert rows[2]["policy/lr"] / 4e-3 == pytest.approx((1 + 0.1 + 0.45 * (1 + math.cos(math.pi / 4))) / 2)
 
 
 def weights(folder, step, role="policy"):
@@ -104,7 +105,7 @@ def test_updates_stop_where_the_kl_is_too_large(tmp_path):
 def test_given_texts_are_learned_beside_the_rollouts(tmp_path):
     """Of 8 letters the rollouts ask for 2; the texts teach all, and a critic's warm-up leaves them alone."""
     options = ["data@algo.ptx.data=toy", "algo.ptx.data.letters=8", "algo.ptx.coef=2", "algo.ptx.samples_per_update=8"]
-    few = ["data.letters=2", "rollout.max_response_tokens=4", "policy.optim.lr=5e-3", "steps=16"]
+    few = ["data.letters=2", "rollout.max_response_tokens=4", "policy.optim.warmup_ratio=0", "steps=16"]
     rows = run(tmp_path, *SMALL, "algo=ppo", *few, *options, "critic.warmup_steps=2", "checkpoint.every=8")
     assert ["policy/ptx_loss" in row for row in rows[:3]] == [False, False, True]
     assert rows[-1]["policy/ptx_loss"] < rows[2]["policy/ptx_loss"] / 2
@@ -147,8 +148,9 @@ def test_the_reference_follows_and_is_resumed(option, tmp_path):
 
 
 def test_a_step_that_is_not_finite_is_left_out_and_at_last_stops_the_run(tmp_path, capsys):
-    """An entropy bonus of 1e38 overflows float32."""
+    """An entropy bonus of 1e38 overflows float32. The dump has the given texts too."""
     options = [*SMALL, "algo=grpo", "algo.loss.entropy_coef=1e38", "guard.max_skips=3", "steps=9"]
+    options += ["data@algo.ptx.data=toy", "algo.ptx.coef=0.1"]
     with pytest.raises(SystemExit):
         run(tmp_path, *options)
     rows = metrics(tmp_path)
@@ -157,6 +159,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_at_last_stops_the_run(tmp_pat
     dump = tmp_path / "dumps" / "step-000002"
     assert json.loads((dump / "step.json").read_text())["step"] == 2
     found = replay(dump)
+    assert found["policy/ptx_loss"] > 0
     assert found["policy/skipped"] == 2 and not math.isfinite(found["policy/grad_norm"])
 
 
