@@ -19,14 +19,13 @@ PLACES = ("task", "outputs", "run", "sweep")
 """What is done with a run, and where it writes: no part of an experiment."""
 
 
-def experiment_yaml(run: RunConfig, config_dir: str | None = None) -> str:
+def experiment_yaml(run: RunConfig, composer: Composer) -> str:
     """What the shortest file of `conf/experiment/` from which `run` can be composed says below its first line,
-    `# @package _global_`; `config_dir` holds choices beside those of `conf/`.
+    `# @package _global_`; `composer` knows where the choices of the run are.
 
     Raises:
         Failure: the run has a choice that is found nowhere.
     """
-    composer = Composer(config_dir)
     chosen = unusual(run, composer.compose().run)
     for group, name in chosen.items():
         if name not in composer.files.get_group_options(group.partition("@")[0]):
@@ -139,7 +138,7 @@ def export(folder: Path, name: str, config_dir: str | None = None) -> Path:
     """
     run, command = load_run_yaml(folder / "run.yaml"), saved_command(folder / "run.yaml")
     Path(config_dir or folder).mkdir(parents=True, exist_ok=True)
-    text = experiment_yaml(run, config_dir or words_of(command)[0])
+    text = experiment_yaml(run, Composer(config_dir or words_of(command)[0]))
     file = Path(config_dir or folder / "export") / f"experiment/{name}.yaml"
     if file.exists():
         raise Failure(f"{file} is there already; give another name=NAME")

@@ -173,24 +173,23 @@ def wrapped(key: str) -> str:
 
 
 def main_effect(report: Report, effect: findings.Effect) -> Figure:
-    """The trials at each value, and their mean."""
-    names = [shown(value) for value, _ in effect.values]
-    means = trace(-1, names, effect.means, "lines+markers") | {
+    """The trials at each value, and their means, unless nearly every trial has a value of its own."""
+    axis = scale(effect.key, report.swept[effect.key])
+    means = trace(-1, [axis.places.get(value) for value, _ in effect.values], effect.means, "lines+markers") | {
         "line": {"color": INK, "width": 2},
         "marker": {"symbol": "line-ew-open", "size": 22, "color": INK, "line": {"width": 2.5}},
         "hovertemplate": "mean %{y:.4g}<extra></extra>",
     }
     dots = [
-        trace(number, [shown(trial.value(effect.key))], [value], "markers")
-        | {
-            "marker": {"size": 9, "opacity": 0.8},
-            "hovertemplate": f"{label(report, trial)}<br>%{{y:.4g}}<extra></extra>",
-        }
+        trace(number, [axis.places.get(trial.value(effect.key))], [value], "markers")
+        | {"marker": {"size": 9}, "hovertemplate": f"{label(report, trial)}<br>%{{y:.4g}}<extra></extra>"}
         for number, trial in enumerate(report.sweep.trials)
         if trial.state == "done" and (value := trial.last(report.objective)) is not None
     ]
-    xaxis = {"type": "category", "categoryorder": "array", "categoryarray": names, "showgrid": False}
-    return {"data": [means, *dots], "layout": layout(270, title=effect.key, xaxis=xaxis)}
+    places, texts = zip(*axis.ticks, strict=True)
+    xaxis = {"tickvals": places, "ticktext": texts, "range": [-0.05, 1.05], "showgrid": False}
+    data = dots if axis.is_many else [means, *dots]
+    return {"data": data, "layout": layout(250, title=effect.key, xaxis=xaxis)}
 
 
 # -------------------------------------------------------------------------------------------------------------- style

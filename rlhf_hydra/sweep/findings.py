@@ -48,14 +48,10 @@ def is_place(key: str) -> bool:
 
 
 def distinct(values: Iterable[Value]) -> list[Value]:
-    """Each value once; numbers in order, then the rest as they come."""
-    found = list(dict.fromkeys(values))
-    numbers = sorted(value for value in found if is_number(value))
-    return [*numbers, *(value for value in found if not is_number(value))]
-
-
-def is_number(value: Value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Each known value once; numbers in order, then texts as they come."""
+    found = [value for value in dict.fromkeys(values) if value is not None]
+    numbers = sorted(value for value in found if not isinstance(value, str))
+    return [*numbers, *(value for value in found if isinstance(value, str))]
 
 
 # ------------------------------------------------------------------------------------------------------------ best

@@ -66,7 +66,7 @@ def contents(report: Report) -> dict[str, Any]:
 def states(trials: list[Trial]) -> dict[str, int]:
     """State -> number of trials, most first."""
     names = [trial.state for trial in trials]
-    return {name: names.count(name) for name in sorted(set(names), key=lambda name: -names.count(name))}
+    return {name: names.count(name) for name in sorted(set(names), key=lambda name: (-names.count(name), name))}
 
 
 def links(folder: Path, trial: Trial) -> list[tuple[str, str]]:
@@ -82,10 +82,7 @@ def embedded(report: Report) -> str:
     found = {
         "figures": figures(report),
         "colors": {key: list(paint.values()) for key, paint in trial_colors(report).items()},
-        "legends": {
-            key: [[shown(value), color] for value, color in scale.colors.items()]
-            for key, scale in scales(report).items()
-        },
+        "legends": {key: axis.legend for key, axis in scales(report).items()},
     }
     return json.dumps(found, separators=(",", ":")).replace("</", "<\\/")
 

@@ -10,9 +10,12 @@ from matplotlib.lines import Line2D
 
 from rlhf_hydra.sweep import findings
 from rlhf_hydra.sweep.figures import FAINT, GRID, INK, columns, scales, title, trial_colors
-from rlhf_hydra.sweep.report import Report, short_key, shown
+from rlhf_hydra.sweep.report import Report, short_key
+from rlhf_hydra.sweep.scales import scale
 
 PLOTS = "plots"
+TICK: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 8}
+TICK |= {"bbox": {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1}}
 
 
 def draw(report: Report) -> dict[str, Path]:
@@ -84,15 +87,15 @@ def parallel(report: Report) -> Figure | None:
         return None
     figure, (axes,) = sheet(1, 1, 1.9 * len(scales) + 1.5, 4.0)
     for trial in findings.finished(report.sweep):
-        values = [trial.value(scale.key) if scale.colors else trial.last(scale.key) for scale in scales]
-        heights: list[Any] = [scale.places.get(value) for scale, value in zip(scales, values, strict=True)]
+        values = [trial.value(each.key) if each.colors else trial.last(each.key) for each in scales]
+        heights: list[Any] = [each.places.get(value) for each, value in zip(scales, values, strict=True)]
         if None not in heights:
             axes.plot(range(len(scales)), heights, color=paint[trial.name], linewidth=1.7, marker="o", markersize=5)
-    for x, scale in enumerate(scales):
+    for x, each in enumerate(scales):
         axes.axvline(x, color="#9aa5b1", linewidth=1, zorder=0)
-        for place, text in scale.ticks:
-            axes.annotate(text, (x, place), (-6, 0), textcoords="offset points", ha="right", va="center", fontsize=8)
-    axes.set_xticks(range(len(scales)), [short_key(scale.key) for scale in scales])
+        for place, text in each.ticks:
+            axes.annotate(text, (x, place), (-6, 0), **TICK)
+    axes.set_xticks(range(len(scales)), [short_key(each.key) for each in scales])
     axes.xaxis.tick_top()
     axes.set_yticks([])
     axes.set_xlim(-0.4, len(scales) - 0.8)
@@ -106,14 +109,16 @@ def main_effects(report: Report) -> Figure | None:
         return None
     figure, panels = sheet((len(report.effects) + 2) // 3, min(3, len(report.effects)), 10.0, 3.0)
     for axes, effect in zip(panels, report.effects, strict=False):
-        names = [shown(value) for value, _ in effect.values]
-        for x, (_, reached) in enumerate(effect.values):
-            axes.scatter([x] * len(reached), reached, s=28, color="#7b8794", alpha=0.8, zorder=3)
-        axes.plot(range(len(names)), effect.means, color=INK, linewidth=1.6)
-        axes.scatter(range(len(names)), effect.means, s=260, marker="_", color=INK, linewidth=2)
-        axes.set_xticks(range(len(names)), names)
+        axis = scale(effect.key, report.swept[effect.key])
+        places: list[Any] = [axis.places.get(value) for value, _ in effect.values]
+        for place, (_, reached) in zip(places, effect.values, strict=True):
+            axes.scatter([place] * len(reached), reached, s=28, color="#7b8794", alpha=0.8, zorder=3)
+        if not axis.is_many:
+            axes.plot(places, effect.means, color=INK, linewidth=1.6)
+            axes.scatter(places, effect.means, s=260, marker="_", color=INK, linewidth=2)
+        axes.set_xticks(*zip(*axis.ticks, strict=True))
+        axes.set_xlim(-0.05, 1.05)
         axes.set_title(effect.key, loc="left", fontsize=10, color=INK)
-        axes.margins(x=0.15)
     panels[0].set_ylabel(title(report.objective), color=FAINT, fontsize=9)
     for axes in panels[len(report.effects) :]:
         axes.set_visible(False)
@@ -140,7 +145,7 @@ def key(figure: Figure, report: Report) -> None:
     """Which colour is which value."""
     if not report.swept:
         return
-    name, scale = next(iter(scales(report).items()))
-    lines = [Line2D([], [], color=color, linewidth=2.5) for color in scale.colors.values()]
-    names = [shown(value) for value in scale.colors]
+    name, axis = next(iter(scales(report).items()))
+    lines = [Line2D([], [], color=color, linewidth=2.5) for _, color in axis.legend]
+    names = [text for text, _ in axis.legend]
     figure.legend(lines[:12], names[:12], title=name, loc="outside right upper", frameon=False, fontsize=8)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.errors import ConfigError
 from rlhf_hydra.config.export import composes_to, experiment_yaml
 from rlhf_hydra.config.failure import Failure
@@ -23,6 +24,8 @@ from rlhf_hydra.sweep import findings
 from rlhf_hydra.sweep.runs import SWEEP, Sweep, Trial, read_sweep
 
 COLORS = {"done": "green", "failed": "red", "killed": "red", "stopped": "yellow", "unfinished": "yellow"}
+BEST = ("best/experiment.yaml", "best/experiment/best.yaml")
+"""To read, and the same where `--config-dir` finds it."""
 SHORT_NAMES = {
     findings.REWARD: "reward",
     findings.EVAL: "eval",
@@ -126,6 +129,8 @@ def remarks(report: Report) -> list[str]:
 def write(report: Report, config_dir: str | None = None) -> Report:
     """Write all files; what a package is missing for is noted, and left out."""
     report.folder.mkdir(parents=True, exist_ok=True)
+    for name in BEST:
+        (report.folder / name).unlink(missing_ok=True)  # an earlier report may have found another best, or any
     if report.best:
         report = replace(report, command=write_best(report, report.best, config_dir))
     write_table(report)
@@ -173,10 +178,7 @@ def same_type(values: list[Any]) -> list[Any]:
 
 
 def write_best(report: Report, trial: Trial, config_dir: str | None) -> str:
-    """`best/experiment.yaml` and the command that runs it, checked to compose to the very run.
-
-    The same file lies in `best/experiment/best.yaml`, where `--config-dir` finds it.
-    """
+    """`best/experiment.yaml` and the command that runs it, checked to compose to the very run."""
     if trial.run is None:
         report.notes.append(f"best/experiment.yaml was not written: the run.yaml of {trial.name} cannot be read.")
         return ""
@@ -186,10 +188,10 @@ def write_best(report: Report, trial: Trial, config_dir: str | None) -> str:
     command = shlex.join(words)
     header = f"# @package _global_\n# Trial {trial.name} of {report.sweep.title}. Run it again:\n#   {command}\n"
     try:
-        text = header + experiment_yaml(trial.run, team)
-        for path in (report.folder / "best/experiment.yaml", report.folder / "best/experiment/best.yaml"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+        text = header + experiment_yaml(trial.run, Composer(team))
+        for name in BEST:
+            (report.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (report.folder / name).write_text(text)
         wrong = composes_to(trial.run, report.folder / "best", ["experiment=best", *search])
     except (ConfigError, Failure) as error:
         report.notes.append(f"best/experiment.yaml was not written: {error}")
@@ -211,12 +213,12 @@ def folder_of(words: Sequence[str]) -> str | None:
 def print_report(report: Report, console: Console) -> None:
     console.print(table(report))
     for name, found in report.signs.items():
-        console.print(Text(f"sign of reward hacking in {name}: {'; '.join(found)}", style="yellow"))
+        console.print(Text(f"sign of reward hacking in {name}: {'; '.join(found)}", style="yellow"), soft_wrap=True)
     for trial in report.failures:
         lines = trial.detail.strip().splitlines()
         console.print(Text(f"{trial.name} {trial.state}: {lines[-1] if lines else 'left no word'}", style="red"))
     for note in report.notes:
-        console.print(Text(note, style="dim"))
+        console.print(Text(note, style="dim"), soft_wrap=True)
     for name in ("report.html", "report.md", "trials.csv", "best/experiment.yaml"):
         if (report.folder / name).exists():
             console.print(f"{name:<22}{report.folder / name}", highlight=False, soft_wrap=True)

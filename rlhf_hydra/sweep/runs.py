@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,11 +23,13 @@ SWEEP, STATUS, RUN, PROVENANCE = "sweep.json", "status.json", "run.yaml", "prove
 LOGS = ("output.log", "run.log")
 """Where the last lines of a failed run are, unless its status says them."""
 LAST_LINES = 12
+STALE_S = 600.0
+"""Age of the last heartbeat from which a trial that says it is running is doubted."""
 
 Curve = dict[int, float]
 """Step -> value, in the order of the steps."""
 Value = Any
-"""Of a config key: text, a number, true, false or null."""
+"""Of a config key: a number, or its text as YAML writes it. None: not known."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,8 @@ def read_trial(folder: Path, name: str, overrides: Sequence[str] = ()) -> Trial:
     run, config, words = read_run(folder / RUN, problems) if has_begun else (None, {}, [])
     curves = read_curves(folder / METRICS, problems) if has_begun else {}
     state = str(status.get("state") or infer_state(run, curves, has_begun))
+    if state == "running" and (silent_s := time.time() - moment(status.get("heartbeat"))) > STALE_S:
+        problems.append(f"{STATUS}: says running, but was last written {silent_s / 60:.0f} minutes ago")
     return Trial(
         name=name,
         folder=folder,
@@ -192,9 +197,15 @@ def read_run(path: Path, problems: list[str]) -> tuple[RunConfig | None, dict[st
 
 
 def flat(config: dict[str, Any]) -> dict[str, Value]:
-    """The dotted keys of a resolved config; a list is its text."""
-    named = ((key, str(value) if isinstance(value, list | dict) else value) for key, value in leaves(config))
-    return {key: value for key, value in named if not key.endswith("_schema_")}
+    """The dotted keys of a resolved config."""
+    return {key: worded(value) for key, value in leaves(config) if not key.endswith("_schema_")}
+
+
+def worded(value: Any) -> Value:
+    words = {True: "true", False: "false", None: "null"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    return value if isinstance(value, int | float) else str(value)
 
 
 def read_curves(path: Path, problems: list[str]) -> dict[str, Curve]:
@@ -252,10 +263,7 @@ def split(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def as_value(text: str) -> Value:
-    """What an override's text stands for: a number, true, false, null, or the text."""
-    words: dict[str, Value] = {"true": True, "false": False, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
+    """The value that an override's text stands for."""
     for kind in (int, float):
         try:
             return kind(text)

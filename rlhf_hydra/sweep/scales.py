@@ -3,9 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from rlhf_hydra.sweep.findings import distinct, is_number
+from rlhf_hydra.sweep.findings import distinct
 from rlhf_hydra.sweep.report import shown
 from rlhf_hydra.sweep.runs import Value
 
@@ -15,34 +14,47 @@ KINDS = ("#2f5f9e", "#d1622b", "#1a7f5a", "#a83279", "#8a6d1d", "#5b4a9b", "#0f8
 """Of values without an order."""
 MANY = 8
 """Values up to which each has a place of its own, at equal distances."""
-WIDE = 20.0
+WIDE = 5.0
 """Ratio of the largest to the smallest number from which an axis is logarithmic."""
 
 
 @dataclass(frozen=True)
 class Scale:
+    """An axis of its own for a swept key, or for a metric, which has no colours."""
+
     key: str
     places: dict[Value, float]
     """Value -> 0 to 1."""
     ticks: list[tuple[float, str]]
     colors: dict[Value, str]
 
+    @property
+    def is_many(self) -> bool:
+        """Whether values stand where they belong instead of at equal distances."""
+        return len(self.ticks) < len(self.places)
+
+    @property
+    def legend(self) -> list[tuple[str, str]]:
+        """(value, colour); of many values those at the ticks."""
+        if self.is_many:
+            return [(text, ramp(place)) for place, text in self.ticks]
+        return [(shown(value), color) for value, color in self.colors.items()]
+
 
 def scale(key: str, values: Sequence[Value]) -> Scale:
     """Few values stand at equal distances, many numbers where they belong, on a logarithm if they span much."""
-    options = [value for value in distinct(values) if value is not None]
-    numbers: list[Any] = [value for value in options if is_number(value)]
-    if len(options) <= MANY or len(numbers) < len(options):
-        places = {value: index / max(len(options) - 1, 1) for index, value in enumerate(options)}
-        if len(options) == 1:
-            places = {options[0]: 0.5}
-        ticks = [(place, shown(value)) for value, place in places.items()]
-    else:
+    options = distinct(values)
+    numbers = [value for value in options if not isinstance(value, str)]
+    if len(numbers) == len(options) > MANY:
         low, high = min(numbers), max(numbers)
         places, ticks = spread(numbers, is_log=low > 0 and high / low >= WIDE)
-    has_order = len(numbers) == len(options)
-    kinds = {value: KINDS[index % len(KINDS)] for index, value in enumerate(options)}
-    return Scale(key, places, ticks, {value: ramp(places[value]) for value in options} if has_order else kinds)
+    else:
+        places = {value: (index + 0.5) / len(options) for index, value in enumerate(options)}
+        ticks = [(place, shown(value)) for value, place in places.items()]
+    if len(numbers) == len(options):
+        steps = places if len(options) > MANY else {v: n / max(len(options) - 1, 1) for n, v in enumerate(options)}
+        return Scale(key, places, ticks, {value: ramp(step) for value, step in steps.items()})
+    return Scale(key, places, ticks, {value: KINDS[index % len(KINDS)] for index, value in enumerate(options)})
 
 
 def spread(numbers: Sequence[float], is_log: bool) -> tuple[dict[Value, float], list[tuple[float, str]]]:

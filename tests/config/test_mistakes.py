@@ -115,6 +115,11 @@ MISTAKES = {
     "cluster=cpu engine.tensor_parallel=2": ["has no GPUs to share a model over"],
     "task=resume": ["run: task=resume needs the folder of a run"],
     "run=somewhere": ["task=train starts a new run"],
+    "task=report": ["run: task=report needs the folder of a sweep", "Add run=outputs/sweep/TIME"],
+    "task=report run=[a,3]": ["must be a folder or a list of folders", "run=[FOLDER,FOLDER]"],
+    "task=report run=a task.direction=up": ["task.direction=up", "max, min"],
+    "task=compare run=a": ["task=compare needs two folders of runs"],
+    "task=compare run=[a,b] task.objective=x": ["task.objective", "task=report; this run has task=task"],
     "model=llama3-8b": ["cluster.memory_gib=32.0 (", "local.yaml)", "critic 119.7 + policy 119.7"],
 }
 ON_GPUS = {

@@ -1,0 +1,169 @@
+"""What is concluded from a set of trials, by hand."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from run_folders import trial
+
+from rlhf_hydra.config.failure import Failure
+from rlhf_hydra.sweep import findings
+from rlhf_hydra.sweep.runs import Sweep
+
+KL, REWARD, EVAL, LENGTH = findings.KL, findings.REWARD, findings.EVAL, findings.LENGTH
+
+
+def at(name, kl, value, **more):
+    """A trial that ends at this KL and evaluation."""
+    return trial(name, {KL: {1: 0.0, 2: kl}, EVAL: {0: 0.1, 2: value}}, **more)
+
+
+def names(trials):
+    return [each.name for each in trials]
+
+
+# -------------------------------------------------------------------------------------------------------- frontier
+
+
+def test_the_frontier_by_hand():
+    trials = [
+        at("low", 0.1, 0.3),
+        at("beaten", 0.3, 0.4),  # `middle` has less KL and more reward
+        at("middle", 0.2, 0.5),
+        at("same", 0.2, 0.5),  # as good as `middle`, so neither beats the other
+        at("high", 0.5, 0.9),
+        at("dear", 0.6, 0.9),  # `high` reaches it at a lower KL
+        at("failed", 0.05, 0.99, state="failed"),
+        trial("blind", {EVAL: {2: 1.0}}),  # no KL was measured
+    ]
+    assert names(findings.frontier(Sweep("s", trials))) == ["low", "middle", "same", "high"]
+
+
+def test_the_frontier_of_a_loss_is_the_lower_one():
+    trials = [at("low", 0.1, 0.5), at("beaten", 0.2, 0.6), at("high", 0.3, 0.2)]
+    assert names(findings.frontier(Sweep("s", trials, direction="min"))) == ["low", "high"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
+def test_who_is_beaten_is_not_on_the_frontier_and_everyone_else_is(points):
+    trials = [at(str(number), *map(float, point)) for number, point in enumerate(points)]
+    kept = {int(name) for name in names(findings.frontier(Sweep("s", trials)))}
+
+    def beats(a, b):
+        return a != b and a[0] <= b[0] and a[1] >= b[1]
+
+    assert kept == {n for n, point in enumerate(points) if not any(beats(other, point) for other in points)}
+
+
+def test_a_path_pairs_the_values_of_a_step_and_starts_at_no_kl():
+    run = trial("t", {KL: {1: 0.01, 2: 0.02, 3: 0.03}, EVAL: {0: 0.1, 2: 0.5, 4: 0.6}})
+    assert findings.path(run, EVAL) == [(0, 0.0, 0.1), (2, 0.02, 0.5)]  # nobody knows the KL of step 4
+
+
+# ------------------------------------------------------------------------------------------------------------ best
+
+
+def best(*trials, **facts):
+    found = findings.best(Sweep("s", list(trials), **facts))
+    return found.name if found else None
+
+
+def test_the_best_has_the_best_last_evaluation_and_ties_go_to_the_lower_kl():
+    peaked = trial("peaked", {KL: {2: 0.3}, EVAL: {1: 0.9, 2: 0.2}})
+    trials = [at("far", 0.4, 0.6), at("near", 0.2, 0.6), at("worse", 0.1, 0.5), peaked]
+    assert best(*trials) == "near"
+    assert best(*trials, direction="min") == "peaked"
+    assert best(*trials, objective=KL, direction="min") == "worse"
+    assert best(at("failed", 0.1, 0.9, state="failed"), at("done", 0.3, 0.2)) == "done"
+    assert best(at("running", 0.1, 0.9, state="running")) is None
+
+
+@pytest.mark.parametrize(
+    ("constraint", "winner"),
+    [("kl <= 0.3", "near"), ("policy/kl < 0.2", "tame"), ("eval >= 0.9", None), ("policy/entropy > 0.1", None)],
+)
+def test_who_breaks_a_constraint_is_not_the_best(constraint, winner):
+    trials = [at("far", 0.4, 0.7), at("near", 0.2, 0.6), at("tame", 0.1, 0.5)]
+    assert best(*trials, constraints=(constraint,)) == winner
+
+
+def test_a_constraint_that_cannot_be_read_says_how_to_write_one():
+    with pytest.raises(Failure, match="'kl = 3' is not of the form METRIC <= NUMBER, as in 'kl <= 0.2'"):
+        best(at("a", 0.1, 0.5), constraints=("kl = 3",))
+
+
+def test_training_reward_alone_makes_no_best_unless_it_is_named():
+    trials = [trial("a", {REWARD: {1: 0.1, 2: 0.9}}), trial("b", {REWARD: {1: 0.1, 2: 0.5}})]
+    assert findings.objective(Sweep("s", trials)) == REWARD
+    assert best(*trials) is None
+    assert best(*trials, objective=REWARD) == "a"
+
+
+def test_the_smallest_pass_at_k_decides_where_nothing_is_named():
+    curves = {EVAL: {1: 0.3}, "eval/pass@8": {1: 0.7}, "eval/pass@16": {1: 0.8}, "eval/pass@2": {1: 0.4}}
+    assert findings.objective(Sweep("s", [trial("a", curves)])) == "eval/pass@2"
+    assert findings.objective(Sweep("s", [trial("a", {EVAL: {1: 0.3}, REWARD: {1: 0.2}})])) == EVAL
+
+
+# -------------------------------------------------------------------------------------------------- effects, sweeps
+
+
+def grid():
+    settings = [(0.01, 1, 0.4), (0.01, 2, 0.8), (0.1, 1, 0.2), (0.1, 2, 0.4)]
+    return [at(f"{c}-{s}", 0.1, v, algo__kl__coef=c, seed=s, steps=9, outputs=f"/x/{v}") for c, s, v in settings]
+
+
+def test_main_effects_by_hand():
+    trials = [*grid(), at("failed", 0.1, 0.0, state="failed", algo__kl__coef=0.1, seed=1)]
+    first, second = findings.effects(Sweep("s", trials))
+    # seed 1: (0.4 + 0.2) / 2 = 0.3, seed 2: (0.8 + 0.4) / 2 = 0.6; coef 0.01: 0.6, 0.1: 0.3. The failed one counts not.
+    assert first.values == [(0.01, [0.4, 0.8]), (0.1, [0.2, 0.4])]
+    assert first.means == pytest.approx([0.6, 0.3]) and first.span == pytest.approx(0.3)
+    assert second.key == "seed" and second.means == pytest.approx([0.3, 0.6])
+
+
+def test_swept_keys_are_overrides_that_differ_and_no_places():
+    assert findings.swept(Sweep("s", grid())) == {"algo.kl.coef": [0.01, 0.1], "seed": [1, 2]}
+    assert findings.swept(Sweep("s", grid(), axes=("seed",))) == {"seed": [1, 2]}
+
+
+# --------------------------------------------------------------------------------------------------- reward hacking
+
+STEPS = range(1, 21)
+RISING = {step: 0.1 + 0.04 * step for step in STEPS}
+FLAT = {step: 0.5 + 0.01 * (-1) ** step for step in STEPS}
+
+
+def signs(**curves):
+    known = {"reward": REWARD, "kl": KL, "length": LENGTH, "evaluation": EVAL}
+    return findings.signs(trial("t", {known[name]: curve for name, curve in curves.items()}))
+
+
+@pytest.mark.parametrize(
+    ("curves", "sign"),
+    [
+        ({"kl": {s: 0.001 * 1.4**s for s in STEPS}}, "KL runs away"),
+        ({"kl": {s: 0.05 * s for s in STEPS}}, ""),  # as much in the second half as in the first
+        ({"kl": {s: 1 - 0.8**s for s in STEPS}}, ""),  # it settles
+        ({"kl": {s: 0.3 + 0.02 * (-1) ** s for s in STEPS}}, ""),  # it is noise
+        ({"kl": {s: 1e-5 * 1.4**s for s in STEPS}}, ""),  # it ends at 0.008
+        ({"length": {s: 100 + 10 * s for s in STEPS}}, "responses grow longer: 125 -> 285 tokens"),
+        ({"length": {s: 300 - 12 * s for s in STEPS}}, "responses grow shorter: 270 -> 78 tokens"),
+        ({"length": {s: 100 + 4 * s for s in STEPS}}, ""),  # 110 -> 174
+        ({"evaluation": {0: 0.1, 10: 0.5, 20: 0.35}}, "evaluation falls: 0.5 at its best, 0.35 now"),  # 0.15 of 0.4
+        ({"evaluation": {0: 0.1, 10: 0.5, 20: 0.45}}, ""),  # 0.05 of 0.4
+        ({"evaluation": {0: 0.5, 10: 0.4, 20: 0.3}}, "evaluation falls"),  # nothing gained, so any loss counts
+        ({"evaluation": {0: 0.5, 20: 0.3}}, ""),  # two values are no curve
+    ],
+)
+def test_signs_of_reward_hacking(curves, sign):
+    found = signs(reward=RISING, **curves)
+    assert len(found) == bool(sign) and "".join(found).startswith(sign)
+    assert signs(reward=FLAT, **curves) == []  # where the reward does not rise there is nothing to game
+    assert signs(**curves) == []
+    short = {step: value for step, value in RISING.items() if step < findings.MIN_STEPS}
+    assert signs(reward=short, **curves) == []
+
+
+def test_several_signs_are_all_named():
+    found = signs(reward=RISING, kl={s: 0.001 * 1.4**s for s in STEPS}, evaluation={0: 0.1, 10: 0.5, 20: 0.2})
+    assert [sign.split()[0] for sign in found] == ["KL", "evaluation"]
