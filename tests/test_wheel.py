@@ -98,7 +98,8 @@ def test_the_checkout_is_not_seen(home):
 
 
 def test_help_lists_the_choices_of_the_team(home):
-    assert "acme_ppo, cispo" in home.hydra("--help") and "acme-7b" in home.hydra("--help")
+    told = home.hydra("--help")
+    assert "acme_ppo, cispo" in told and "acme-7b" in told
 
 
 def test_choices_of_the_team_are_checked_and_shown(home):
@@ -130,7 +131,7 @@ done
     ]
 
 
-def test_a_sweep_runs_and_its_runs_can_be_resumed(home):
+def test_a_sweep_runs_and_its_runs_can_be_resumed_and_repeated(home):
     home.hydra("-m", "algo=acme_ppo", "algo.caution=0.3", "seed=1,2", "steps=2")
     runs = sorted(file.parent for file in home.work.rglob("metrics.jsonl"))
     assert [steps(run) for run in runs] == [[1, 2], [1, 2]]
@@ -139,6 +140,8 @@ def test_a_sweep_runs_and_its_runs_can_be_resumed(home):
     assert packages["acme-rl"] == "1.0" and "torch" in packages
     home.hydra("task=resume", f"run={runs[0]}", "steps=3")
     assert steps(runs[0]) == [1, 2, 3]
+    told = home.hydra("task=rerun", f"run={runs[1]}")
+    assert f"same as {runs[1]}: all metrics of 2 steps are equal" in told and "are the same" in told
 
 
 def steps(run: Path) -> list[int]:

@@ -38,9 +38,9 @@ def experiment_yaml(run: RunConfig, composer: Composer) -> str:
     lines = [f"{'+' if group in new else ''}{group}={name}" for group, name in chosen.items()]
     base = resolve(composer.compose(lines).run)
     values = needed(run, composer, lines, difference(comparable(run), comparable(base)))
-    defaults = [{f"{'' if group in new else 'override '}/{group}": name} for group, name in chosen.items()]
-    defaults.sort(key=lambda entry: next(iter(entry)).startswith("override"))  # as Hydra wants it
-    content = ({"defaults": [*defaults, "_self_"]} if defaults else {}) | values
+    added = [{f"/{group}": chosen[group]} for group in new]
+    changed = [{f"override /{group}": name} for group, name in chosen.items() if group not in new]
+    content = ({"defaults": [*added, "_self_", *changed]} if chosen else {}) | values  # Hydra wants overrides last
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120) if content else ""
 
 

@@ -22,6 +22,9 @@ class Problem:
     where: str = ""
     """A YAML file, or the command line; empty for a default."""
 
+    def __hash__(self) -> int:  # the value may be a list
+        return hash(str(self))
+
     def __str__(self) -> str:
         value = "" if self.value is None else f"={self.value}"
         where = f" ({self.where})" if self.where else ""

@@ -71,10 +71,10 @@ def test_the_file_holds_choices_and_differences_alone(composer, tmp_path):
     assert text.startswith("# @package _global_\n# From a run of: python -m rlhf_hydra algo=grpo\n")
     assert yaml.safe_load(text) == {
         "defaults": [
+            "_self_",
             {"override /algo": "grpo"},
             {"override /model": "llama3-8b"},
             {"override /cluster": "a100x8"},
-            "_self_",
         ],
         "data": {"rule": "exact"},  # reward.rule follows, and engine.tensor_parallel=1 is what 0 becomes again
         "rollout": {"samples_per_prompt": 4},

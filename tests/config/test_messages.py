@@ -28,6 +28,7 @@ seed=1,2
 'a b=1'
 steps=many
 algo.kl=0.1
+policy.optim.lr=[1,2]
 algo.loss.kind=clp
 algo.kl.coef=-1
 rollout.prompts_per_step=16 policy.samples_per_update=100
