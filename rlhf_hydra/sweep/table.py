@@ -1,6 +1,7 @@
 """What a sweep tells the terminal: a live table, or a line for each thing that happens where there is no terminal."""
 
 import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ class Screen:
 
     def __init__(self, trials: Mapping[str, Trial], objective: Objective, console: Console | None = None) -> None:
         self.trials, self.objective = trials, objective
-        self.console = console or Console()
+        self.console = console or Console(width=None if sys.stdout.isatty() else 120)
         self.statuses: dict[str, Status] = {}
         self.progress: dict[str, Progress] = {}
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
