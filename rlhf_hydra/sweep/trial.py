@@ -100,11 +100,13 @@ class Book:
         hashed = digest(run)
         number = 1 + max((int(key.partition("-")[0]) for key in self.known.values()), default=-1)
         key = self.known.setdefault(hashed, f"{number}-{hashed}")
-        trial = Trial(key, int(key.partition("-")[0]), point.own, run, self.path(key))
+        earlier = self.trials[key].overrides if key in self.trials else []
+        own = list({name_of(line): line for line in (*earlier, *point.own)}.values())
+        trial = Trial(key, int(key.partition("-")[0]), own, run, self.path(key))
         trial.folder.mkdir(parents=True, exist_ok=True)
         if not trial.status.is_final:
             save_run_yaml(run, trial.folder / RUN, alone(point, prefix))
-        write(trial.folder, replace(trial.status, overrides=point.own))
+        write(trial.folder, replace(trial.status, overrides=own))
         self.trials[key] = trial
         return trial
 
