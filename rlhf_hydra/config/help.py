@@ -21,6 +21,7 @@ Tasks
   task=report    tables, plots and the best of a sweep or of any runs: task=report run=FOLDER, run=[FOLDER,FOLDER]
   task=compare   how two runs differ, in config, code and curves: task=compare run=[FOLDER,FOLDER]
   task=import_openrlhf -- COMMAND    print a command of OpenRLHF as one of this project
+  task=sweep_resume  run what is missing of a sweep: task=sweep_resume run=FOLDER
 
 Groups and their options
 {options}
@@ -28,11 +29,11 @@ Examples
   python -m rlhf_hydra                                             PPO on a toy task, on this CPU, in seconds
   python -m rlhf_hydra algo=grpo model=qwen2.5-0.5b cluster=a100x8 data=gsm8k
   python -m rlhf_hydra task=check algo=ppo model=llama3-8b cluster=rtx4090x4
-  python -m rlhf_hydra -m algo=ppo,grpo algo.kl.coef=0.003,0.01    one run after another, over the grid
+  python -m rlhf_hydra -m algo=ppo,grpo algo.kl.coef=0.003,0.01    a sweep over the grid: docs/sweeps.md
   python -m rlhf_hydra data=jsonl data.path=prompts.jsonl reward=function reward.path=score.py:score
 
 Flags
-  -m                   run every combination of the values that are given as a list
+  -m                   a sweep: run every combination of the values that are given as a list, side by side
   --cfg job            print the composed config, and stop
   --config-dir FOLDER  look for options in a folder of your own too
   --hydra-help         more flags, and the keys of Hydra itself

@@ -32,33 +32,31 @@ def start(composer: Composer, overrides: Sequence[str], runs: Runs, folder: Path
     """
     with locked(folder):
         book, first = Book.open(folder), runs[0][1]
-        config_dir = ["--config-dir", composer.config_dir] if composer.config_dir else []
-        prefix = ["python", "-m", "rlhf_hydra", *config_dir]
         space, objective = Space.of(composer, overrides), Objective.of(first)
+        prefix = ["python", "-m", "rlhf_hydra", *(["--config-dir", composer.config_dir] if composer.config_dir else [])]
         book.head = {
             "command": shlex.join([*prefix, "-m", *overrides]),
             "sweep": first.sweep.name,
-            "config_dir": composer.config_dir,
+            "config_dir": composer.config_dir and str(Path(composer.config_dir).resolve()),
             "overrides": list(overrides),
             **space.describe(),
             **objective.describe(),
         }
-
-        def accept(point: Point, run: RunConfig | None = None) -> Trial:
-            trial = book.add(point, run or checked_run(point.overrides, composer), prefix)
-            if run is None:
-                book.write()
-            return trial
-
         if isinstance(first.sweep, OptunaSweep):
+
+            def accept(point: Point) -> Trial:
+                trial = book.add(point, checked_run(point.overrides, composer), prefix)
+                book.write()
+                return trial
+
             source: Source = Study(space, first.sweep, objective, folder, accept)
             to_come = {" ".join(point.own): run for point, run in runs}
         else:
-            missing = [trial for trial in [accept(*pair) for pair in runs] if not trial.status.is_final]
-            source, to_come = Listed(missing), {trial.key: trial.run for trial in missing}
-        book.keep_finished()
+            for point, run in runs:
+                book.add(point, run, prefix)
+            source, to_come = missing(book)
         book.write()
-        return conduct(book, source, first, to_come)
+        return conduct(book, source, to_come, first)
 
 
 def resume(folder: Path, changes: Sequence[str] = ()) -> int:
@@ -75,15 +73,19 @@ def resume(folder: Path, changes: Sequence[str] = ()) -> int:
         return start(composer, overrides, [(point, checked_run(point.overrides, composer)) for point in points], folder)
     with locked(folder):
         book = Book.load(folder, changes)
-        missing = [trial for trial in book.trials.values() if not trial.status.is_final]
-        first = next(iter(book.trials.values())).run
-        return conduct(book, Listed(missing), first, {trial.key: trial.run for trial in missing})
+        return conduct(book, *missing(book), first=next(iter(book.trials.values())).run)
 
 
-def conduct(book: Book, source: Source, first: RunConfig, to_come: Mapping[str, RunConfig]) -> int:
+def missing(book: Book) -> tuple[Source, dict[str, RunConfig]]:
+    """The trials of a list that are left to do."""
+    found = [trial for trial in book.trials.values() if not trial.status.is_final]
+    return Listed(found), {trial.key: trial.run for trial in found}
+
+
+def conduct(book: Book, source: Source, to_come: Mapping[str, RunConfig], first: RunConfig) -> int:
     """Run all that `source` has; the exit code: 0 all good, 1 some failed, 130 and 143 stopped by Ctrl-C or SIGTERM.
 
-    `first`: any run of the sweep. `to_come`: what the source will have, or what is as large.
+    `to_come`: what the source will have, or what is as large. `first`: any run of the sweep.
     """
     code = 0
     with Interrupts() as interrupts, Screen(book.trials, Objective.of(first)) as screen:

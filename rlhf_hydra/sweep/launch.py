@@ -65,6 +65,8 @@ class Audience(Protocol):
 
     def progressed(self, running: Sequence["Running"]) -> None: ...
 
+    def stopping(self, count: int) -> None: ...
+
 
 @dataclass
 class Running:
@@ -170,6 +172,7 @@ class Launcher:
 
     def stop(self) -> None:
         """Let all trials save, however long it takes; a second Ctrl-C ends them."""
+        self.audience.stopping(len(self.running))
         for one in self.running:
             one.child.stop()
         while self.running:

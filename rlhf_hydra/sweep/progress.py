@@ -22,12 +22,12 @@ class Progress:
         self.step, self._offset = 0, 0
         self.last: dict[str, float] = {}
         """The newest value of each metric."""
-        self.history: dict[str, list[tuple[int, float]]] = {}
-        """Every value of each metric, with its step."""
+        self.fresh: list[tuple[int, dict[str, float]]] = []
+        """Step and metrics of the lines that the newest refresh has found."""
         self.step_s: deque[float] = deque(maxlen=20)
 
     def refresh(self) -> "Progress":
-        path = self.folder / METRICS
+        path, self.fresh = self.folder / METRICS, []
         if not path.exists():
             return self
         with path.open("rb") as file:
@@ -46,8 +46,7 @@ class Progress:
         self.step = int(row.pop("step") or 0)
         numbers = {name: value for name, value in row.items() if value is not None}
         self.last |= numbers
-        for name, value in numbers.items():
-            self.history.setdefault(name, []).append((self.step, value))
+        self.fresh.append((self.step, numbers))
         if "time/step_s" in numbers:
             self.step_s.append(numbers["time/step_s"])
 

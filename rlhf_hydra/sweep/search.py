@@ -38,7 +38,6 @@ class Study:
         self.queue: deque[Trial] = deque()
         self.open: dict[str, list[tuple[Any, list[Trial]]]] = {}
         """Key -> the points that wait for it, each with all of its trials; Optuna may ask for the same one again."""
-        self.told: dict[str, int] = {}
         for frozen in self.study.get_trials():
             if not frozen.state.is_finished():
                 self.reopen(frozen)
@@ -102,10 +101,9 @@ class Study:
         if self.cfg.pruner == "none" or self.cfg.seeds > 1 or self.objective.metric is None:
             return ""
         chosen, _ = self.open[trial.key][0]
-        values = progress.history.get(self.objective.metric, [])
-        for step, value in values:
-            if step > self.told.get(trial.key, -1):
-                self.told[trial.key] = step
+        for step, metrics in progress.fresh:
+            value = metrics.get(self.objective.metric)
+            if value is not None:
                 chosen.report(value, step)
                 if chosen.should_prune():
                     return f"pruned at step {step}: {self.objective.metric} {value:.4g} is worse than that of others"

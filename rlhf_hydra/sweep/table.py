@@ -1,5 +1,7 @@
 """What a sweep tells the terminal: a live table, or a line for each thing that happens where there is no terminal."""
 
+import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,9 +35,9 @@ class Screen:
 
     def __init__(self, trials: Mapping[str, Trial], objective: Objective, console: Console | None = None) -> None:
         self.trials, self.objective = trials, objective
-        self.console = console or Console()
-        self.statuses = {key: trial.status for key, trial in trials.items()}
-        self.progress = {key: Progress(trial.folder) for key, trial in trials.items()}
+        self.console = console or Console(width=None if sys.stdout.isatty() else 120)
+        self.statuses: dict[str, Status] = {}
+        self.progress: dict[str, Progress] = {}
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
         self.drawn = 0.0
 
@@ -65,6 +67,9 @@ class Screen:
             self.live.update(self.table(), refresh=True)
             self.drawn = time.monotonic()
 
+    def stopping(self, count: int) -> None:
+        self.say(f"stopping: {count} trials finish their step and save; Ctrl-C again ends them at once")
+
     def numbers(self, progress: Progress) -> str:
         return "  ".join(f"{name} {progress.last[name]:.4g}" for name in self.columns() if name in progress.last)
 
@@ -91,24 +96,31 @@ class Screen:
         return sorted(keys[: max(5, self.console.height - 8)], key=lambda key: self.trials[key].number)
 
     def _status(self, key: str) -> Status:
-        return self.statuses.get(key) or Status()
+        if key not in self.statuses:
+            self.statuses[key] = self.trials[key].status
+        return self.statuses[key]
+
+    def _progress(self, key: str) -> Progress:
+        if key not in self.progress:
+            self.progress[key] = Progress(self.trials[key].folder)
+        return self.progress[key]
 
     def _title(self) -> str:
         states = [self._status(key).state for key in self.trials]
         return ", ".join(f"{states.count(state)} {state}" for state in COLORS if state in states)
 
     def _row(self, key: str) -> list[str | Text]:
-        trial, status, progress = self.trials[key], self._status(key), self.progress.get(key)
-        last = progress.last if progress else {}
-        left = progress.left_s(trial.run.steps) if progress and status.state == "running" else None
+        trial, status, progress = self.trials[key], self._status(key), self._progress(key)
+        last = progress.last
+        left = progress.left_s(trial.run.steps) if status.state == "running" else None
         values = [f"{last[name]:.4g}" if name in last else "" for name in self.columns()]
-        step = f"{progress.step}/{trial.run.steps}" if progress and last else ""
+        step = f"{progress.step}/{trial.run.steps}" if last else ""
         state = Text("pruned" if status.pruned else status.state, style=COLORS[status.state])
         return [key, state, " ".join(trial.overrides), step, *values, duration(left) if left is not None else ""]
 
     def sum_up(self, folder: Path) -> None:
         """All trials, the best first, and what can be done next."""
-        done = {key: self.progress[key].last for key in self.trials if self._status(key).state == "done"}
+        done = {key: self._progress(key).last for key in self.trials if self._status(key).state == "done"}
         ranked = self.objective.ranked(done)
         rest = [key for key in self.trials if key not in ranked]
         self.console.print("", self.table([*ranked, *rest]))
@@ -116,7 +128,7 @@ class Screen:
         self._say_refused({key: self.objective.violations(last) for key, last in done.items()})
         self.say(f"folder  {folder}")
         if any(not self._status(key).is_final for key in self.trials):
-            self.say(f"go on   python -m rlhf_hydra task=sweep_resume run={folder}")
+            self.say(f"go on   python -m rlhf_hydra task=sweep_resume run={shlex.quote(str(folder))}")
 
     def _say_best(self, ranked: Sequence[str], done: Mapping[str, Mapping[str, float]]) -> None:
         metric = self.objective.metric

@@ -13,7 +13,7 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,10 @@ class Book:
 
     @classmethod
     def open(cls, folder: Path) -> "Book":
-        """The book of a folder; an empty one if there is none yet."""
+        """The book of a folder for a new list of trials; of an earlier list, those that are done stay in it."""
         book = cls(folder)
+        if (folder / SWEEP).exists():
+            book.trials = {key: trial for key, trial in cls.load(folder).trials.items() if trial.status.is_final}
         for path in folder.glob("trials/*-*/"):
             book.known[path.name.rpartition("-")[2]] = path.name
         return book
@@ -78,15 +80,13 @@ class Book:
     @classmethod
     def load(cls, folder: Path, overrides: Sequence[str] = ()) -> "Book":
         """The trials as they were planned, with changes to `sweep.*`. ConfigError if the folder has no sweep."""
-        book = cls.open(folder)
+        book = cls(folder)
         try:
-            content = json.loads((folder / SWEEP).read_text())
+            book.head = json.loads((folder / SWEEP).read_text())
         except FileNotFoundError:
             fix = "Give the folder that holds sweep.json: run=outputs/sweep/TIME."
             raise ConfigError([Problem("resume", "run", "no sweep in it", fix, folder, COMMAND_LINE)]) from None
-        entries = content.pop("trials")
-        book.head = content
-        for key, entry in entries.items():
+        for key, entry in book.head.pop("trials").items():
             run = load_run_yaml(book.path(key) / RUN, overrides)
             run.freeze()
             book.trials[key] = Trial(key, entry["number"], entry["overrides"], run, book.path(key))
@@ -100,23 +100,19 @@ class Book:
         hashed = digest(run)
         number = 1 + max((int(key.partition("-")[0]) for key in self.known.values()), default=-1)
         key = self.known.setdefault(hashed, f"{number}-{hashed}")
-        if key not in self.trials:
-            trial = Trial(key, int(key.partition("-")[0]), point.own, run, self.path(key))
-            trial.folder.mkdir(parents=True, exist_ok=True)
-            if not trial.status.is_final:
-                save_run_yaml(run, trial.folder / RUN, alone(point, prefix))
-                write(trial.folder, trial.status)
-            self.trials[key] = trial
-        return self.trials[key]
-
-    def keep_finished(self) -> None:
-        """List trials of an earlier grid in this folder, too, if they are done."""
-        if (self.folder / SWEEP).exists():
-            earlier = Book.load(self.folder)
-            self.trials |= {k: t for k, t in earlier.trials.items() if k not in self.trials and t.status.is_final}
+        earlier = self.trials[key].overrides if key in self.trials else []
+        own = list({name_of(line): line for line in (*earlier, *point.own)}.values())
+        trial = Trial(key, int(key.partition("-")[0]), own, run, self.path(key))
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        if not trial.status.is_final:
+            save_run_yaml(run, trial.folder / RUN, alone(point, prefix))
+        write(trial.folder, replace(trial.status, overrides=own))
+        self.trials[key] = trial
+        return trial
 
     def write(self) -> None:
-        trials = {key: {"number": t.number, "overrides": t.overrides} for key, t in self.trials.items()}
+        ordered = sorted(self.trials.values(), key=lambda trial: trial.number)
+        trials = {trial.key: {"number": trial.number, "overrides": trial.overrides} for trial in ordered}
         write_json(self.folder / SWEEP, {**self.head, "trials": trials})
 
 

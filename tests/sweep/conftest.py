@@ -31,7 +31,6 @@ def plan(composer, tmp_path):
         book = Book.open(tmp_path)
         for point in Space.of(composer, overrides).points():
             book.add(point, checked_run(point.overrides, composer), ["python", "-m", "rlhf_hydra"])
-        book.keep_finished()
         book.write()
         return book
 

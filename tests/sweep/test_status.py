@@ -78,7 +78,8 @@ def test_progress_reads_what_is_new_and_no_half_line(tmp_path):
     assert progress.refresh().step == 1
     with path.open("a") as file:
         file.write('an": 0.75}\n')
-    assert progress.refresh().history["reward/mean"] == [(1, 0.5), (2, 0.75)]
+    assert progress.refresh().fresh == [(2, {"reward/mean": 0.75})]
+    assert progress.refresh().fresh == [] and progress.last["reward/mean"] == 0.75
 
 
 def test_progress_begins_again_where_a_resumed_run_does(tmp_path):
@@ -88,4 +89,4 @@ def test_progress_begins_again_where_a_resumed_run_does(tmp_path):
     aside = tmp_path / "aside"
     append(aside, {"step": 1, "reward/mean": 0.0}, *({"step": 2, "reward/mean": 1.0} for _ in range(9)))
     aside.replace(path)  # longer than before, and another file
-    assert progress.refresh().history["reward/mean"][0:2] == [(1, 0.0), (2, 1.0)]
+    assert progress.refresh().fresh[:2] == [(1, {"reward/mean": 0.0}), (2, {"reward/mean": 1.0})]

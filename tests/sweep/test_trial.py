@@ -56,9 +56,13 @@ def test_a_changed_grid_keeps_what_is_done(plan):
 
 
 def test_a_trial_that_is_done_stays_when_the_grid_moves_on(plan):
-    (trial,) = plan("seed=1").trials.values()
+    trial = next(iter(plan("seed=1,2").trials.values()))
     write(trial.folder, replace(trial.status, state="done"))
-    assert trial.key in plan("seed=2").trials
+    moved = plan("seed=3", "steps=3,40")  # 40 is the tiny model's own
+    assert [trial.overrides for trial in moved.trials.values()] == [["seed=1"], ["steps=3"], ["steps=40"]]
+    again = plan("seed=1", "steps=3,40")
+    assert again.trials[trial.key].status.state == "done"
+    assert again.trials[trial.key].overrides == again.trials[trial.key].status.overrides == ["seed=1", "steps=40"]
 
 
 def test_a_book_is_read_as_it_was_written_with_changes_to_how_it_is_run(plan, tmp_path):
