@@ -453,7 +453,7 @@ def others(command: Command) -> Iterator[str]:
 
 def quoted(value: str) -> str:
     """As Hydra reads it back."""
-    if re.fullmatch(r"[\w./@:+-]*", value):
+    if re.fullmatch(r"[\w./@:-]+", value, re.ASCII):
         return value
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 

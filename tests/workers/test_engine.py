@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from rlhf_hydra.config.schema import Engine, Rollout
+from rlhf_hydra.config.schema import Engine, LoRA, Rollout
+from rlhf_hydra.models.lora import Adapters, merged
+from rlhf_hydra.models.policy import PolicyModel
 from rlhf_hydra.models.tiny import VOCABULARY, letter_tokenizer
 from rlhf_hydra.workers.engine.base import Sampling, build_engine
 
@@ -105,6 +107,20 @@ def test_teacher_forced_logprobs_are_at_temperature_1_and_fill_the_context(engin
     sequences = [[6, 7, 8, EOS], [9], [3 + i % 10 for i in range(ROOM)]]
     for tokens, found in zip(sequences, engine.logprobs(sequences), strict=True):
         assert found == pytest.approx([0.0, *(expected(first, tokens) if len(tokens) > 1 else [])], abs=2e-5)
+
+
+def test_speaks_like_a_policy_with_adapters(engine, folder):
+    lm = PolicyModel.load(folder, adapters=Adapters(LoRA(rank=4), torch.float32, seed=0, base=folder)).lm
+    with torch.no_grad():
+        for name, parameter in lm.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.2)
+    push(engine, merged(lm, ((name, p.detach()) for name, p in lm.named_parameters())), 1)
+    tokens = [3 + i % 10 for i in range(12)]
+    with torch.inference_mode():
+        logprobs = lm(torch.tensor([tokens]), sequence_lengths=(12,)).logits[0, :-1].log_softmax(-1)
+    wanted = logprobs.gather(-1, torch.tensor(tokens[1:]).unsqueeze(-1)).squeeze(-1).tolist()
+    assert engine.logprobs([tokens])[0][1:] == pytest.approx(wanted, abs=2e-5)
 
 
 def test_top_k_1_is_the_likeliest_token(engine, first):
