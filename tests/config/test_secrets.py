@@ -23,11 +23,8 @@ def test_values_of_secret_variables_become_references_to_them(key, monkeypatch):
     monkeypatch.setenv("SOME_TOKEN", "1")  # is too short to be one
     assert redacted(f"key: {key}!") == "key: ${oc.env:JUDGE_API_KEY}!"
     assert redacted("1 false-but-long") == "1 false-but-long"
-    assert redact({"key": f"a {key}", "api_key": "x", "n": [1, key]}) == {
-        "key": "a ***",
-        "api_key": "***",
-        "n": [1, "***"],
-    }
+    nested = {"key": f"a {key}", "api_key": "x", "n": [1, key]}
+    assert redact(nested) == {"key": "a ***", "api_key": "***", "n": [1, "***"]}
 
 
 @pytest.mark.parametrize(
