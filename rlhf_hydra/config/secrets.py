@@ -1,50 +1,53 @@
-"""Tokens and passwords: what looks like one, and texts without them."""
+"""What must never be written down: keys and tokens of services, wherever they come from."""
 
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
-NAMED = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)(_|$)", re.IGNORECASE)
-"""Environment variables whose value is a secret."""
-
-KEYS = re.compile(r"(^|[_.-])(api_?key|secret|password|passwd|credentials?|token)$", re.IGNORECASE)
-"""Keys of a config, such as those of `reward.kwargs`, whose value is a secret."""
-
+SECRET = re.compile(r"(?i)(^|[_.-])(api_?key|secret|password|passwd|credentials?|(auth|access|api|hf)_?token|token)$")
+"""Names of keys whose values are secret."""
+VARIABLE = re.compile(r"(?i)(^|_)(token|secret|password|passwd|key|credentials?)(_|$)")
+"""Names of environment variables whose values are; `KEY` alone says enough there."""
 SHAPES = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{22,}|glpat-[\w-]{20,}"
     r"|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,})"
 )
 """Tokens of Hugging Face, OpenAI and its kin, GitHub, GitLab, AWS, Google, Slack; JSON web tokens."""
-
 SHORTEST = 8
-"""Characters of the shortest value that is taken for a secret; `true` and `0` are none."""
+"""Characters from which the value of a secret environment variable is looked for in other texts."""
+REDACTED = "***"
 
 
 def secret_variables() -> dict[str, str]:
     """Value -> name of the environment variables that hold secrets, the longest first."""
-    found = {value: name for name, value in os.environ.items() if NAMED.search(name) and len(value) >= SHORTEST}
-    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
+    named = {value: name for name, value in os.environ.items() if VARIABLE.search(name) or SECRET.search(name)}
+    return {value: named[value] for value in sorted(named, key=len, reverse=True) if len(value) >= SHORTEST}
+
+
+def redact(value: Any, name: str = "") -> Any:
+    """A copy of texts, mappings and lists without secrets: values under secret names, what the environment holds under
+    such a name wherever it occurs, and whatever looks like a token."""
+    if isinstance(value, Mapping):
+        return {key: redact(child, str(key)) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(child, name) for child in value]
+    if not isinstance(value, str):
+        return value
+    if SECRET.search(name) and value:
+        return REDACTED
+    for secret in secret_variables():
+        value = value.replace(secret, REDACTED)
+    return SHAPES.sub(REDACTED, value)
 
 
 def redacted(text: str) -> str:
-    """`text` with `${oc.env:NAME}`, which a config resolves, for the value of a secret variable; `***` for others."""
+    """`text` for a file that is read again: a secret of the environment becomes `${oc.env:NAME}`, which is resolved."""
     for value, name in secret_variables().items():
         text = text.replace(value, f"${{oc.env:{name}}}")
-    return SHAPES.sub("***", text)
+    return SHAPES.sub(REDACTED, text)
 
 
 def is_exposed(text: str) -> bool:
     """Whether a value holds a secret that did not come from the environment."""
-    return "***" in redacted(text) and "***" not in text
-
-
-def without_secrets(value: Any, key: str = "") -> Any:
-    """A copy of texts, mappings and lists with `***` for each secret, told by its key or as in `redacted`."""
-    if isinstance(value, Mapping):
-        return {name: without_secrets(child, str(name)) for name, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_secrets(child, key) for child in value]
-    if not isinstance(value, str):
-        return value
-    return "***" if value and KEYS.search(key) else redacted(value)
+    return REDACTED in redacted(text) and REDACTED not in text

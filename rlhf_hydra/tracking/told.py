@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rlhf_hydra.config.schema import RunConfig
-from rlhf_hydra.config.secrets import without_secrets
+from rlhf_hydra.config.secrets import redact
 
 GIB = 2**30
 
@@ -22,7 +22,7 @@ def identity(folder: Path) -> str:
 
 def parameters(run: RunConfig) -> dict[str, Any]:
     """The config as `{"algo.kl.coef": 0.01, ...}`, without secrets."""
-    return dict(_flat(without_secrets(asdict(run))))
+    return dict(_flat(redact(asdict(run))))
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

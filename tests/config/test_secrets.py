@@ -5,7 +5,7 @@ import pytest
 from rlhf_hydra.config.check import checked_resume, checked_run
 from rlhf_hydra.config.errors import ConfigError
 from rlhf_hydra.config.saved import load_run_yaml, save_run_yaml
-from rlhf_hydra.config.secrets import is_exposed, redacted
+from rlhf_hydra.config.secrets import is_exposed, redact, redacted
 
 SHAPE = "hf_" + "abcDEF0123" * 3
 """Looks like a token, and is none."""
@@ -23,6 +23,8 @@ def test_values_of_secret_variables_become_references_to_them(key, monkeypatch):
     monkeypatch.setenv("SOME_TOKEN", "1")  # is too short to be one
     assert redacted(f"key: {key}!") == "key: ${oc.env:JUDGE_API_KEY}!"
     assert redacted("1 false-but-long") == "1 false-but-long"
+    nested = {"key": f"a {key}", "api_key": "x", "n": [1, key]}
+    assert redact(nested) == {"key": "a ***", "api_key": "***", "n": [1, "***"]}
 
 
 @pytest.mark.parametrize(
