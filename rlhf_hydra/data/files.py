@@ -194,7 +194,9 @@ def _json(text: str, path: Path, line: int = 1) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {line + error.lineno - 1}, character {error.colno}"
         raise DataError(f"{path}, {place}: not JSON: {error.msg}{_hint(text, path, error)}") from error
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise DataError(f"{path}, line {line}: nested too deeply") from error
+    except ValueError as error:  # a key twice, a number of thousands of digits
         raise DataError(f"{path}, line {line}: {error}") from error
 
 

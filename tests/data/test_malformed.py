@@ -31,7 +31,7 @@ FILES: dict[str, tuple[str, bytes | str, str]] = {
     "JSON lines in .json": ("a.json", GOOD * 2, "a.json, line 2, character 1: not JSON: Extra data; is it JSON lines"),
     "an object, no list": ("a.json", GOOD, "a.json holds one object; expected a list of rows"),
     "a number among rows": ("a.json", f"[{GOOD}, 7]", "a.json, row 2: a number; expected an object"),
-    "nested without end": ("a.json", "[" * 100_000, "a.json, line 1: "),
+    "nested without end": ("a.json", "[" * 100_000, "a.json, line 1: nested too deeply"),
     "ragged CSV": ("a.csv", "prompt,response\na,b\nc\n", "a.csv, line 3: 1 cells under 2 columns"),
     "a quote that stays open": ("a.csv", 'prompt,response\n"a,b\n', "a.csv, line 2: not CSV: unexpected end of data"),
     "a column twice": ("a.csv", "prompt,prompt\na,b\n", "a.csv, line 1: two columns have the same name"),
@@ -42,7 +42,7 @@ FILES: dict[str, tuple[str, bytes | str, str]] = {
     "Parquet called .jsonl": ("a.jsonl", b"PAR1" + bytes(64), "a.jsonl is a Parquet file; give it the suffix .parquet"),
     "compressed": ("a.jsonl", gzip.compress(GOOD.encode()), "a.jsonl is compressed (gzip); unpack it"),
     "another suffix": ("a.txt", GOOD, "a.txt is none of .jsonl, .json, .csv, .parquet, .arrow"),
-    "no such file": ("b.jsonl", "", "there is no file"),
+    "no such file": ("b.jsonl", "", "data.path: there is no file"),
     "no such column": ("a.jsonl", '{"text": "a"}', "a.jsonl, row 1 has no column `prompt`; its columns are: text"),
 }
 """Files that no run starts with: name, content, what is said."""
