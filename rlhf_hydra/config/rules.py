@@ -35,6 +35,7 @@ from rlhf_hydra.config.schema import (
     PRM,
     RM,
     SFT,
+    Blend,
     CompositeReward,
     Data,
     FunctionReward,
@@ -234,7 +235,22 @@ def no_such_file(key: str, path: str) -> Problem:
 
 def named_data(run: RunConfig) -> list[tuple[str, Data]]:
     """Each source of prompts, with its dotted key."""
-    return [("data", run.data)] + ([("eval.data", run.eval.data)] if run.eval.data is not None else [])
+    given = [("data", run.data)] + ([("eval.data", run.eval.data)] if run.eval.data is not None else [])
+    return [pair for key, data in given for pair in named_sources(key, data)]
+
+
+def named_sources(key: str, data: Data) -> list[tuple[str, Data]]:
+    """`data` itself, or the sources of a blend."""
+    if not isinstance(data, Blend):
+        return [(key, data)]
+    return [(f"{key}.sources.{name}", source) for name, source in data.sources.items()]
+
+
+def blend_sources(run: RunConfig) -> Iterator[Problem]:
+    for key, data in (("data", run.data), ("eval.data", run.eval.data)):
+        if isinstance(data, Blend) and not data.sources:
+            fix = "Give it sources in a file of conf/data, as conf/data/blend.yaml shows."
+            yield Problem("", f"{key}.sources", "no source of rows", fix)
 
 
 def data_source(run: RunConfig) -> Iterator[Problem]:
@@ -244,6 +260,13 @@ def data_source(run: RunConfig) -> Iterator[Problem]:
             yield Problem("", f"{key}.path", "no source of prompts", fix)
         elif data.path and data.path != MISSING and is_absent(data.path):
             yield no_such_file(f"{key}.path", data.path)
+
+
+def prompt_column(run: RunConfig) -> Iterator[Problem]:
+    for key, data in named_data(run):
+        if data.prompt_column is None:
+            fix = f"Take other data, name the column in {key}.prompt_column, or learn from the pairs, as algo=dpo does."
+            yield Problem("", f"{key}.prompt_column", "a run that samples needs prompts, and the data has none", fix)
 
 
 def data_template(run: RunConfig) -> Iterator[Problem]:
@@ -308,10 +331,11 @@ def reward_labels(run: RunConfig) -> Iterator[Problem]:
 
 def missing_labels(source: str, data: Data, rewards: Sequence[tuple[str, Any]]) -> Iterator[Problem]:
     for key, part in rewards:
-        needs_label = isinstance(part, RuleReward) and part.rule in ("exact", "math")
-        if needs_label and data.label_column is None and not isinstance(data, ToyData):
-            fix = f"Set {source}.label_column to the column with the answers."
-            yield Problem("", f"{key}.rule", f"compares with a label, and {source}={data.name} has none", fix)
+        for place, given in named_sources(source, data):
+            needs_label = isinstance(part, RuleReward) and part.rule in ("exact", "math")
+            if needs_label and given.label_column is None and not isinstance(given, ToyData):
+                fix = f"Set {place}.label_column to the column with the answers."
+                yield Problem("", f"{key}.rule", f"compares with a label, and {place}={given.name} has none", fix)
 
 
 def reward_function(run: RunConfig) -> Iterator[Problem]:
@@ -628,6 +652,7 @@ RULES: list[Rule] = [
     batch_covers_workers,
     data_source,
     data_template,
+    blend_sources,
     model_folder,
     best_metric,
     placement,
@@ -642,6 +667,7 @@ RULES: list[Rule] = [
 
 RL_RULES: list[Rule] = [
     some_steps,
+    prompt_column,
     group_baseline,
     adaptive_kl,
     kl_as_a_loss,

@@ -21,7 +21,7 @@ def find_conf_dir() -> Path:
 
 
 def register() -> None:
-    """Make the schemas, and the resolver that `conf/config.yaml` uses, known to Hydra. Twice does no harm.
+    """Make the schemas, and the resolvers that `conf/` uses, known to Hydra. Twice does no harm.
 
     The schemas live in a group of their own, so that no option list and no `glob(*)` of a real group shows them.
     """
@@ -31,6 +31,12 @@ def register() -> None:
         group, name = path.split("/")
         store.store(group=f"schema/{group}", name=name, node=schema)
     OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("by_hub", by_hub, replace=True)
+
+
+def by_hub(hub: str, huggingface: str, modelscope: str) -> str:
+    """What a model or dataset is called on `hub`."""
+    return modelscope if hub == "modelscope" else huggingface
 
 
 def new_folder(path: str) -> str:

@@ -27,7 +27,7 @@ def picks(cfg: Blend, sizes: Sequence[int], seed: int) -> list[Pick]:
     """The blend, from its sources' sizes: every draw takes source s with probability weight_s / sum of weights, and of
     it the next item of a seeded order. It ends as `cfg.until` says."""
     if cfg.until == "once":
-        return [(source, item) for source, size in enumerate(sizes) for item in range(size)]
+        return [(source, item) for source, size in enumerate(sizes) for item in range(size)][: cfg.limit]
     bounds = list(accumulate(source.weight for source in cfg.sources.values()))
     rng = random.Random(f"blend/{seed}/{list(sizes)}")
     ended = any if cfg.until == "first" else all
@@ -41,7 +41,7 @@ def picks(cfg: Blend, sizes: Sequence[int], seed: int) -> list[Pick]:
             orders[source] = permutation(sizes[source], seed, taken[source] // sizes[source])
         found.append((source, orders[source][place]))
         taken[source] += 1
-    return found
+    return found[: cfg.limit]
 
 
 def sources_of(cfg: Blend) -> Mapping[str, Data]:

@@ -6,6 +6,7 @@ from 1, of any other.
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,45 @@ def file_rows(path: Path) -> Rows:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+class Place(int):
+    """Number of a row in one file of several."""
+
+    file: str
+
+    def __str__(self) -> str:
+        return f"{int(self)} of {self.file}"
+
+
+def folder_files(folder: Path, split: str) -> list[Path]:
+    """The data files of a folder that belong to `split`, by a word in their names or folders (`train-00001.parquet`,
+    `test/a.jsonl`). Files of which none has such a word are all `train`."""
+    files = [file for file in sorted(folder.rglob("*")) if file.suffix in READERS and file.name not in NO_DATA]
+    words = {file: set(re.split(r"[^a-z0-9]+", str(file.relative_to(folder)).lower())) for file in files}
+    known = {word for names in SPLITS.values() for word in names}
+    if not any(found & known for found in words.values()):
+        chosen = files if split == "train" else []
+    else:
+        chosen = [file for file in files if words[file] & SPLITS.get(split, {split})]
+    if not chosen:
+        names = ", ".join(str(file.relative_to(folder)) for file in files[:8]) or "none"
+        raise DataError(f"{folder} has no file of the split {split} (data.split); its data files are: {names}")
+    return chosen
+
+
+SPLITS = {"train": {"train"}, "validation": {"validation", "valid", "val", "dev"}, "test": {"test"}}
+"""What a file of each split is called."""
+NO_DATA = {"dataset_infos.json", "dataset_info.json", "config.json", "configuration.json"}
+
+
+def placed_rows(files: list[Path], folder: Path) -> Rows:
+    """Rows of several files, one after the other."""
+    for file in files:
+        for number, row in file_rows(file):
+            place = Place(number)
+            place.file = str(file.relative_to(folder))
+            yield place, row
+
+
 def column(row: Row, name: str, where: str) -> Any:
     """`row[name]`, or a DataError that lists the columns there are."""
     if name not in row:
@@ -154,7 +194,9 @@ def _json(text: str, path: Path, line: int = 1) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {line + error.lineno - 1}, character {error.colno}"
         raise DataError(f"{path}, {place}: not JSON: {error.msg}{_hint(text, path, error)}") from error
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise DataError(f"{path}, line {line}: nested too deeply") from error
+    except ValueError as error:  # a key twice, a number of thousands of digits
         raise DataError(f"{path}, line {line}: {error}") from error
 
 

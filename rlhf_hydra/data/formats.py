@@ -107,11 +107,15 @@ def _conversation(prompt: Value | None, value: Value, column: str, renderer: Ren
     if prompt is None:
         return value
     before = renderer.turns(prompt, column)
-    if value[: len(before)] == before and len(value) > len(before):
+    if len(value) > len(before) and all(_same(a, b) for a, b in zip(before, value, strict=False)):
         return value
     if value[0]["role"] != "assistant":
         raise BadRow("neither goes on with the prompt nor begins with it", column)
     return [*before, *value]
+
+
+def _same(a: Message, b: Message) -> bool:
+    return a["role"] == b["role"] and a["content"].strip() == b["content"].strip()
 
 
 def _messages_without_chat(column: str) -> BadKey:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterable, Iterator, MutableMapping
 from itertools import islice
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 from rlhf_hydra.config.schema import Data, ToyData
 from rlhf_hydra.data import toy
-from rlhf_hydra.data.files import READERS, DataError, Row, Rows, column, file_rows
-from rlhf_hydra.models.hub import dataset_commit, dataset_folder, patiently
+from rlhf_hydra.data.files import READERS, DataError, Row, Rows, column, file_rows, folder_files, placed_rows
+from rlhf_hydra.models.hub import dataset_commit, dataset_folder, patiently, verify_dataset
 
 __all__ = ["DataError", "Row", "Rows", "column", "describe", "fingerprint", "read"]
 
@@ -140,28 +141,54 @@ def _saved_rows(path: Path, cfg: Data) -> Rows:
 
 def _dataset_rows(path: Path, cfg: Data) -> Rows:
     """Rows of a folder with data files, or of a dataset on a hub."""
-    from datasets import load_dataset
-
     folder = path if path.is_dir() else None
-    name, split = SPLIT.fullmatch(cfg.split), cfg.split
-    if cfg.streaming and name:
-        split = name["name"]
     try:
         if folder is None and cfg.hub == "modelscope":
             folder = Path(dataset_folder(str(cfg.path), cfg.revision))
-        commit = None if folder else dataset_commit(str(cfg.path), cfg.revision) or cfg.revision
-        data = patiently(
-            lambda: load_dataset(
-                str(folder or cfg.path), cfg.subset, split=split, revision=commit, streaming=cfg.streaming
-            )
-        )
+        if folder and cfg.subset is None and not _has_card(folder):
+            name = SPLIT.fullmatch(cfg.split)
+            files = folder_files(folder, name["name"] if name else cfg.split)
+            return _sliced(lambda: placed_rows(files, folder), cfg.split, describe(cfg))
+        return _loaded_rows(folder, cfg)
+    except DataError:
+        raise
     except Exception as error:
         raise _unloadable(cfg, folder, error) from error
+
+
+def _has_card(folder: Path) -> bool:
+    """Whether the folder says itself which of its files are what, in the README of a dataset."""
+    card = folder / "README.md"
+    return card.is_file() and "\nconfigs:" in card.read_text(encoding="utf-8", errors="replace")
+
+
+def _loaded_rows(folder: Path | None, cfg: Data) -> Rows:
+    """Rows by the rules of `datasets`, which knows subsets, cards and Hugging Face."""
+    from datasets import load_dataset
+
+    match = SPLIT.fullmatch(cfg.split)
+    split = match["name"] if cfg.streaming and match else cfg.split
+    commit = None if folder else dataset_commit(str(cfg.path), cfg.revision) or cfg.revision
+    data = patiently(
+        lambda: load_dataset(str(folder or cfg.path), cfg.subset, split=split, revision=commit, streaming=cfg.streaming)
+    )
     if not cfg.streaming:
+        if folder is None:
+            _verify(str(cfg.path), data)
         return _numbered(data)
     if "%" in cfg.split or "[-" in cfg.split or ":-" in cfg.split:
         raise DataError(f"data.split={cfg.split}: the number of rows is not known with data.streaming=true")
     return _guarded(_sliced(lambda: _numbered(data), cfg.split, describe(cfg)), cfg, folder)
+
+
+def _verify(path: str, data: Any) -> None:
+    """Raises OSError where a download has a wrong checksum; what `datasets` made of it is removed too."""
+    try:
+        verify_dataset(path)
+    except OSError:
+        for file in data.cache_files:
+            shutil.rmtree(Path(file["filename"]).parent, ignore_errors=True)
+        raise
 
 
 def _guarded(rows: Rows, cfg: Data, folder: Path | None) -> Rows:

@@ -118,6 +118,15 @@ def _is_unreachable(error: BaseException | None) -> bool:
     return False
 
 
+def verify_dataset(path: str) -> None:
+    """`verify` for what was downloaded of a dataset of Hugging Face."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    repository = Path(HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}"
+    if repository.is_dir():
+        verify(repository)
+
+
 def verify(repository: Path) -> None:
     """Compare each file that was downloaded into this folder of Hugging Face's cache with its checksum, once.
 

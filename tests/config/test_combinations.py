@@ -73,6 +73,14 @@ OTHERS = [
     ("data=gsm8k", {"letters_only"}),  # model=tiny writes no numbers
     ("data=jsonl", {"data_source"}),  # needs data.path
     ("data=jsonl data.path=org/prompts", set()),
+    ("data=blend", set()),
+    ("data=prompt_collection reward=model reward.path=org/judge", set()),
+    ("data=prompt_collection", {"reward_labels"}),
+    ("data=openorca", {"reward_labels"}),  # answers to learn from, none to compare with
+    ("data=math_shepherd", {"reward_labels"}),
+    ("data=ultrafeedback", {"reward_labels"}),
+    ("data=preference_mixture", {"reward_labels", "prompt_column"}),  # pairs
+    ("data=hh", {"reward_labels", "prompt_column"}),
     ("reward=rule", set()),
     ("reward=composite", set()),
     ("reward=function", {"missing"}),  # needs reward.path

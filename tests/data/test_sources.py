@@ -1,6 +1,7 @@
 """Every kind of file, and what is said about broken ones."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ def parquet(path: Path, rows: list[dict]) -> Data:
     return Data(name="test", path=str(path))
 
 
+def arrow_file(path: Path, rows: list[dict], stream: bool) -> Data:
+    import pyarrow as arrow
+
+    table = arrow.Table.from_pylist(rows)
+    with (arrow.ipc.new_stream if stream else arrow.ipc.new_file)(str(path), table.schema) as writer:
+        writer.write_table(table)
+    return Data(name="test", path=str(path))
+
+
 def test_every_kind_of_file_gives_the_same_rows(tmp_path):
     lines = [json.dumps(row, ensure_ascii=False) for row in ROWS]
     files = [
@@ -32,6 +42,8 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path):
         write(tmp_path / "a.json", json.dumps(ROWS)),
         write(tmp_path / "a.csv", 'prompt,answer\none,1\n"zwölf, 12",12\n'),
         parquet(tmp_path / "a.parquet", ROWS),
+        arrow_file(tmp_path / "a.arrow", ROWS, stream=False),
+        arrow_file(tmp_path / "b.arrow", ROWS, stream=True),
     ]
     for cfg in files:
         assert [row for _, row in sources.read(cfg)] == ROWS
@@ -98,16 +110,83 @@ def test_a_missing_file_and_no_file(tmp_path):
         next(sources.read(Data(name="test")))
 
 
-def test_a_folder_is_read_like_a_dataset_of_a_hub(tmp_path, monkeypatch):
+def folder(tmp_path: Path, **files: int) -> Data:
+    """A folder of .jsonl files with so many rows each; the names' underscores become slashes."""
+    for name, count in files.items():
+        path = tmp_path / f"{name.replace('_', '/')}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(json.dumps({"prompt": f"{name} {i}"}) for i in range(count)))
+    return Data(name="test", path=str(tmp_path))
+
+
+def prompts(cfg: Data, **changes) -> list[str]:
+    return [row["prompt"] for _, row in sources.read(replace(cfg, **changes))]
+
+
+def test_files_of_a_folder_are_read_one_after_the_other(tmp_path):
+    cfg = folder(tmp_path, b=1, a=2, sub_c=1)
+    assert prompts(cfg) == ["a 0", "a 1", "b 0", "sub_c 0"]
+    assert [str(number) for number, _ in sources.read(cfg)][-2:] == ["1 of b.jsonl", "1 of sub/c.jsonl"]
+
+
+def test_splits_of_a_folder_are_words_of_names(tmp_path):
+    cfg = folder(tmp_path, **{"train-1": 1, "data_train-2": 1, "test_x": 1, "dev": 1, "notes": 1})
+    assert prompts(cfg) == ["data_train-2 0", "train-1 0"]
+    assert prompts(cfg, split="test") == ["test_x 0"]
+    assert prompts(cfg, split="validation") == ["dev 0"]
+    with pytest.raises(DataError, match=r"no file of the split tset \(data\.split\); its data files are: data/train-2"):
+        prompts(cfg, split="tset")
+
+
+def test_the_card_of_a_folder_has_the_last_word(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "acme"
-    folder.mkdir()
-    write(folder / "train.jsonl", "\n".join(map(json.dumps, ROWS)))
-    cfg = Data(name="test", path=str(folder))
-    assert list(sources.read(cfg)) == [(1, ROWS[0]), (2, ROWS[1])]
-    cfg.split = "tset"
-    with pytest.raises(DataError, match=r"acme\[tset\].*tset.*\n.*data\.split"):
-        next(sources.read(cfg))
+    cfg = folder(tmp_path / "acme", one=1, two=2)
+    card = "---\nconfigs:\n- config_name: x\n  data_files: [{split: odd, path: two.jsonl}]\n---\n"
+    (tmp_path / "acme" / "README.md").write_text(card)
+    assert prompts(cfg, split="odd") == ["two 0", "two 1"]
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train[:3]", [0, 1, 2]),
+        ("train[7:]", [7, 8, 9]),
+        ("train[20%:40%]", [2, 3]),
+        ("train[-2:]", [8, 9]),
+        ("train[:-8]", [0, 1]),
+    ],
+)
+def test_parts_of_a_split(tmp_path, split, expected):
+    cfg = folder(tmp_path, rows=10)
+    file = replace(cfg, path=str(tmp_path / "rows.jsonl"))
+    for source in (cfg, file):
+        assert prompts(source, split=split) == [f"rows {i}" for i in expected]
+    assert [int(number) for number, _ in sources.read(replace(file, split=split))] == [i + 1 for i in expected]
+
+
+def test_a_split_that_is_none(tmp_path):
+    folder(tmp_path, rows=1)
+    with pytest.raises(DataError, match=r"data\.split='train\[x\]' is no split"):
+        prompts(Data(name="test", path=str(tmp_path / "rows.jsonl")), split="train[x]")
+
+
+def test_a_saved_dataset(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    saved = Dataset.from_list(ROWS)
+    saved.save_to_disk(tmp_path / "one")
+    DatasetDict({"train": saved, "test": saved.select([1])}).save_to_disk(tmp_path / "both")
+    one, both = (Data(name="test", path=str(tmp_path / name)) for name in ("one", "both"))
+    assert list(sources.read(one)) == list(sources.read(both)) == [(1, ROWS[0]), (2, ROWS[1])]
+    assert prompts(both, split="test") == ["zwölf, 12"]
+    assert prompts(one, split="train[1:]") == ["zwölf, 12"]
+    with pytest.raises(DataError, match=r"no split dev \(data\.split\); it has: train, test"):
+        prompts(both, split="dev")
+
+
+def test_a_column_longer_than_csv_allows_by_itself(tmp_path):
+    (row,) = sources.read(write(tmp_path / "a.csv", f"prompt\n{'x' * 200_000}\n"))
+    assert len(row[1]["prompt"]) == 200_000
 
 
 def test_toy_letters_are_equally_frequent():

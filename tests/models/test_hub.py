@@ -1,75 +1,96 @@
-import hashlib
+"""Models of both hubs, through the real clients, from a server on loopback; and folders."""
+
 import json
-import os
-import subprocess
-import sys
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from typing import Any
 
 import pytest
+from hub_server import Files, ask, serving
 
 from rlhf_hydra.models.hub import ModelNotFound, resolve
 
-FILES = {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"weights", "pytorch_model.bin": b"a pickle"}
-COMMIT = "1" * 40
+SMALL: Files = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors": bytes(range(256)) * 400,
+    "pytorch_model.bin": b"a pickle",
+}
+LARGE: Files = {"config.json": SMALL["config.json"], "large.safetensors": bytes(22 << 20)}
+"""Hugging Face's client writes to disk every 10 MiB: a download that is cut at 11 MiB goes on at 10."""
+REPOS = {"models/team/small": SMALL, "models/team/large": LARGE, "models/team/corrupt": SMALL}
+CHILD = """
+import json, sys
+from rlhf_hydra.models import hub
+hub.PAUSES_S = (0.1, 0.1)
 
-
-class Hub(BaseHTTPRequestHandler):
-    """What the Hugging Face client asks of a hub, for the one model `team/small`."""
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        path = self.path.split("?")[0]
-        name = path.rpartition("/")[2]
-        if path == "/api/models/team/small/revision/v1":
-            self._send(json.dumps({"id": "team/small", "sha": COMMIT, "siblings": [{"rfilename": f} for f in FILES]}))
-        elif path.startswith(f"/api/models/team/small/tree/{COMMIT}"):
-            files = [{"type": "file", "path": f, "size": len(d), "oid": sha(d)} for f, d in FILES.items()]
-            self._send(json.dumps(files))
-        elif path == f"/team/small/resolve/{COMMIT}/{name}" and name in FILES:
-            self._send(FILES[name], {"ETag": f'"{sha(FILES[name])}"', "X-Repo-Commit": COMMIT})
-        else:
-            self._send("{}", {"X-Error-Code": "RepoNotFound"}, 404)
-
-    def _send(self, body, headers=None, status=200):
-        data = body if isinstance(body, bytes) else body.encode()
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-
-def sha(data):
-    return hashlib.sha1(data).hexdigest()
-
-
-@contextmanager
-def serving():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
+def told(path):
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+        return hub.resolve(path, which, revision)
+    except hub.ModelNotFound as error:
+        return str(error)
+
+which, revision = sys.stdin.readline().strip(), sys.stdin.readline().strip() or None
+print(json.dumps([told(line.strip()) for line in sys.stdin]))
+"""
+HUBS = ["huggingface", "modelscope"]
 
 
-def ask(endpoint, home, path):
-    """In a process of its own: the client reads its settings when it is imported."""
-    code = "import sys; from rlhf_hydra.models.hub import resolve; print(resolve(sys.argv[1], revision='v1'))"
-    unset = ("HF_HUB_OFFLINE", "HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
-    env = {key: value for key, value in os.environ.items() if key not in unset}
-    env |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run([sys.executable, "-c", code, path], env=env, capture_output=True, text=True, timeout=120)
+def told(server: Any, home: Path, hub: str, *paths: str, revision: str = "") -> list[str]:
+    done = ask(server, home, CHILD, "\n".join([hub, revision, *paths]))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def files_in(folder: str) -> Files:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if not path.name.startswith(".")}
+
+
+def without_pickles(files: Files) -> Files:
+    return {name: data for name, data in files.items() if not name.endswith(".bin")}
+
+
+@pytest.fixture(scope="module", params=HUBS)
+def hub(request):
+    return request.param
+
+
+def test_busy_known_cut_and_gone(hub, tmp_path):
+    """One process after the other, since each takes seconds to start."""
+    with serving(REPOS) as server:
+        server.trouble |= {"model.safetensors": ["503"], "large.safetensors": ["cut"]}
+        first, second, large, unknown = told(
+            server, tmp_path, hub, "team/small", "team/small", "team/large", "team/other", revision="v1"
+        )
+        sent, asked = list(server.sent), list(server.ranges)
+
+    # Busy at first, and asked again; no file twice, and never a pickle.
+    assert files_in(first) == without_pickles(SMALL)
+    assert second == first
+    assert sent.count("model.safetensors") == 1
+
+    # Cut in half: the second request begins where the first ended.
+    assert files_in(large) == LARGE
+    start = 10 << 20 if hub == "huggingface" else 11 << 20
+    assert asked == [f"large.safetensors bytes={start}-"]
+
+    assert f"model.path: team/other is no local folder, and {hub} gave none" in unknown
+    assert "check the id, model.hub, the network" in unknown
+
+    # The hub is gone: a copy that is complete will do, and an unknown id is still an error.
+    kept, none = told(server, tmp_path, hub, "team/small", "team/other", revision="v1")
+    assert kept == first
+    assert "gave none" in none
+
+
+def test_a_wrong_checksum_is_refused(hub, tmp_path):
+    """Hugging Face's client compares sizes only, ModelScope's tries three times."""
+    with serving(REPOS) as server:
+        server.trouble["model.safetensors"] = ["corrupt"] * (1 if hub == "huggingface" else 3)
+        refused, again = told(server, tmp_path, hub, "team/corrupt", "team/corrupt")
+    assert "checksum" in refused or "Hash mismatch" in refused
+    assert files_in(again) == without_pickles(SMALL)
+
+
+# ------------------------------------------------------------------------------------------------------------ folders
 
 
 def test_a_folder_is_itself(tiny):
@@ -89,18 +110,3 @@ def test_tiny_is_built_once_into_the_cache(tmp_path, monkeypatch):
     assert [str(path) for path in built] == [folder]
     assert resolve("builtin:tiny") == folder
     assert sorted((tmp_path / "rlhf_hydra").iterdir()) == built
-
-
-def test_a_hub_id_is_fetched_without_pickles(tmp_path):
-    with serving() as endpoint:
-        done = ask(endpoint, tmp_path, "team/small")
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = {path.name: path.read_bytes() for path in Path(done.stdout.strip()).iterdir()}
-    assert found == {name: data for name, data in FILES.items() if not name.endswith(".bin")}
-
-
-def test_an_unknown_id_names_the_hub_and_the_way_out(tmp_path):
-    with serving() as endpoint:
-        done = ask(endpoint, tmp_path, "team/other")
-    assert "ModelNotFound: model.path: team/other is no local folder, and huggingface gave none" in done.stderr
-    assert "check the id, model.hub, the network" in done.stderr
