@@ -110,3 +110,26 @@ def nothing_is_left(ray) -> bool:
     actors = ray._private.state.actors().values()
     groups = ray.util.placement_group_table().values()
     return all(a["State"] == "DEAD" for a in actors) and all(g["state"] == "REMOVED" for g in groups)
+
+
+LESSONS = ["model=tiny", "data=toy", "data.rows=40", "policy.samples_per_update=8", "eval.every=3", "steps=4"]
+TWO_WORKERS = ["cluster.placement.policy.workers=2", "strategy.zero_stage=2"]
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("algo", ["sft", "dpo"])
+def test_a_supervised_run_over_two_workers_gives_the_numbers_of_this_process(algo, ray_cluster, tmp_path):
+    """The reference is asked by two workers as well, which then make room."""
+    local = run(tmp_path / "local", *LESSONS, f"algo={algo}")
+    two = run(tmp_path / "two", "cluster=cpu", *LESSONS, f"algo={algo}", *TWO_WORKERS)
+    assert largest_difference(local, two) < 1e-3
+    assert two[-1]["train/loss"] < two[1]["train/loss"]
+    assert nothing_is_left(ray_cluster)
+
+
+@pytest.mark.deepspeed
+def test_a_teacher_is_sharded_with_its_student(ray_cluster, tmp_path):
+    options = ["algo=kd", "algo.teacher.path=builtin:tiny", "algo.top_k=3"]
+    local = run(tmp_path / "local", *LESSONS, *options)
+    seats = [*TWO_WORKERS, "strategy.zero_stage=3"]
+    assert largest_difference(local, run(tmp_path / "two", "cluster=cpu", *LESSONS, *options, *seats)) < 1e-3

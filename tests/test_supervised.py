@@ -21,7 +21,15 @@ from rlhf_hydra.models.hub import resolve
 from rlhf_hydra.tracking import jsonl
 from rlhf_hydra.workers.supervised import LearnerWorker
 
-QUICK = ["model=tiny", "data=toy", "data.rows=128", "policy.samples_per_update=32", "eval.every=10", "eval.holdout=0.1"]
+QUICK = [
+    "model=tiny",
+    "data=toy",
+    "data.rows=128",
+    "data.letters=4",
+    "policy.samples_per_update=32",
+    "eval.every=10",
+    "eval.holdout=0.1",
+]
 
 TARGETS = {
     # The tiny model cannot count equal letters, so a response ends with probability 1/5 after each of its tokens:
@@ -30,8 +38,8 @@ TARGETS = {
     "rm": 0.05,
     "prm": 0.55,
     "dpo": 0.1,
-    "ipo": 5.0,  # of 25 at the start, (1 / (2 * 0.1))^2
-    "cdpo": 0.40,  # the least is H(0.1) = 0.3251
+    "ipo": 3.0,  # of 25 at the start, (1 / (2 * 0.1))^2
+    "cdpo": 0.36,  # the least is H(0.1) = 0.3251
     "simpo": 0.1,
     "orpo": 0.60,  # the least is that of SFT
     "kto": 0.3,
@@ -63,7 +71,7 @@ def test_every_objective_learns_the_toy_task(algo, tmp_path, taught):
     assert len(losses) == 5  # before the first step, and after 10, 20, 30, 40
     assert losses[-1] < TARGETS.get(algo, losses[0] / 2) < losses[0]
     accuracy = series(rows, "eval/accuracy")
-    assert not accuracy or accuracy[-1] >= 0.75
+    assert not accuracy or accuracy[-1] >= 0.6
     assert all(value is not None for row in rows for value in row.values())  # what is not finite is written as null
     assert len(series(rows, "train/loss")) == 40
 

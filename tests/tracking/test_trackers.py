@@ -84,7 +84,7 @@ def test_parameters_are_flat_and_hold_no_secret(run, monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "abcdefghij")
     run.data.system = "call with abcdefghij"
     flat = parameters(run)
-    assert flat["algo.advantage.lam"] == 0.9 and flat["data.system"] == "call with ${oc.env:SOME_API_KEY}"
+    assert flat["algo.advantage.lam"] == 0.9 and flat["data.system"] == "call with ***"
     assert not any(isinstance(value, dict) and value for value in flat.values())
 
 
