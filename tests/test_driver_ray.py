@@ -123,7 +123,7 @@ def test_a_supervised_run_over_two_workers_gives_the_numbers_of_this_process(alg
     local = run(tmp_path / "local", *LESSONS, f"algo={algo}")
     two = run(tmp_path / "two", "cluster=cpu", *LESSONS, f"algo={algo}", *TWO_WORKERS)
     assert largest_difference(local, two) < 1e-3
-    assert two[-1]["train/loss"] < two[1]["train/loss"]
+    assert two[-1]["eval/loss"] < two[0]["eval/loss"]
     assert nothing_is_left(ray_cluster)
 
 

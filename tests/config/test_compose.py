@@ -22,14 +22,20 @@ from rlhf_hydra.config.schema import (
 from rlhf_hydra.config.store import find_conf_dir, new_folder
 
 GROUPS = ("algo", "model", "cluster", "data", "reward", "tracking", "task", "experiment")
+NEEDS = {
+    "algo=kd": ["algo.teacher.path=x"],
+    "data=jsonl": ["data.path=x"],
+    "reward=function": ["reward.path=x"],
+    "reward=model": ["reward.path=x"],
+    "reward=process": ["reward.path=x"],
+}
+"""What some choices leave to the user."""
 OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in sorted((find_conf_dir() / group).glob("*.yaml"))]
 
 
 @pytest.mark.parametrize("override", ["seed=1", *OPTIONS])
 def test_same_config_as_hydra(composer, override):
-    filled = ["data=jsonl", "data.path=x"] if override == "data=jsonl" else [override]
-    filled += ["reward.path=x"] if override in ("reward=function", "reward=model") else []
-    overrides = [*filled, "policy.optim.lr=1e-5", "rollout.stop=[a,b]"]
+    overrides = [override, *NEEDS.get(override, []), "policy.optim.lr=1e-5", "rollout.stop=[a,b]"]
     composed = composer.compose(overrides)
     with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         expected = OmegaConf.to_object(hydra.compose("config", overrides))

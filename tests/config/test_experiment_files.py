@@ -118,14 +118,14 @@ def test_what_an_experiment_repeats_is_named(tmp_path):
     file.parent.mkdir()
     file.write_text(
         "# @package _global_\ndefaults:\n  - override /algo: ppo\n  - override /data: toy\n  - _self_\n"
-        "algo:\n  kl:\n    coef: 0.01\n    target: 0.3\npolicy:\n  optim:\n    lr: 0.005\nseed: 42\nsteps: 41\n"
+        "algo:\n  kl:\n    coef: 0.01\n    target: 0.3\npolicy:\n  optim:\n    lr: 0.004\nseed: 42\nsteps: 41\n"
     )
     found = lint(Composer(str(tmp_path)))
     assert [re.sub(r" \(.*/conf", " (conf", line.removeprefix(str(file))) for line in found] == [
         ": override /algo: ppo is the choice without it",
         ": override /data: toy is the choice without it",
         ":8: algo.kl.coef=0.01 is what it is without it (conf/algo/ppo.yaml:7)",
-        ":12: policy.optim.lr=0.005 is what it is without it (conf/model/tiny.yaml:28)",
+        ":12: policy.optim.lr=0.004 is what it is without it (conf/model/tiny.yaml:28)",
         ":13: seed=42 is what it is without it (default)",
     ]
 

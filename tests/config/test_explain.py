@@ -37,7 +37,7 @@ def test_a_key_tells_its_whole_story(composer):
         (
             ["policy.optim={lr: 0.1}"],
             "policy.optim.lr",
-            ["conf/model/tiny.yaml:28  0.005", "command line             0.1"],
+            ["conf/model/tiny.yaml:28  0.004", "command line             0.1"],
         ),
         (["reward=function", "reward.path=a:b", "reward.kwargs.x=1"], "reward.kwargs.x", ["command line  1"]),
     ],

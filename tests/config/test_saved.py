@@ -13,7 +13,8 @@ from rlhf_hydra.config.schema import Group
 from rlhf_hydra.config.store import find_conf_dir
 
 RUNS = [
-    *(f"algo={file.stem}" for file in sorted((find_conf_dir() / "algo").glob("*.yaml"))),
+    *(f"algo={file.stem}" for file in sorted((find_conf_dir() / "algo").glob("*.yaml")) if file.stem != "kd"),
+    "algo=kd algo.teacher.path=org/teacher",
     *(f"cluster={file.stem}" for file in sorted((find_conf_dir() / "cluster").glob("*.yaml"))),
     """data=gsm8k model=smollm2-135m 'rollout.stop=["a","b c","#"]'""",
     """data=jsonl data.path=org/prompts 'data.template="Q: {prompt}\nA:"'""",
