@@ -252,6 +252,14 @@ def data_source(run: RunConfig) -> Iterator[Problem]:
             yield no_such_file(f"{key}.path", data.path)
 
 
+def row_length(run: RunConfig) -> Iterator[Problem]:
+    longest = run.model.context_tokens
+    for key, data in named_data(run):
+        if data.max_tokens > longest:
+            says = f"{data.max_tokens} tokens are more than model.context_tokens={longest}"
+            yield Problem("", f"{key}.max_tokens", says, f"Set {key}.max_tokens={longest}, or 0, which means the same.")
+
+
 def prompt_column(run: RunConfig) -> Iterator[Problem]:
     for key, data in named_data(run):
         if data.prompt_column is None:
@@ -560,6 +568,7 @@ def some_steps(run: RunConfig) -> Iterator[Problem]:
 RULES: list[Rule] = [
     data_source,
     blend_sources,
+    row_length,
     model_folder,
     best_metric,
     placement,
