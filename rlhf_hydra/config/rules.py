@@ -318,6 +318,14 @@ def data_source(run: RunConfig) -> Iterator[Problem]:
             yield no_such_file(f"{key}.path", data.path)
 
 
+def row_length(run: RunConfig) -> Iterator[Problem]:
+    longest = run.model.context_tokens
+    for key, data in named_data(run):
+        if data.max_tokens > longest:
+            says = f"{data.max_tokens} tokens are more than model.context_tokens={longest}"
+            yield Problem("", f"{key}.max_tokens", says, f"Set {key}.max_tokens={longest}, or 0, which means the same.")
+
+
 def prompt_column(run: RunConfig) -> Iterator[Problem]:
     for key, data in named_data(run):
         if data.prompt_column is None:
@@ -779,6 +787,7 @@ RULES: list[Rule] = [
     data_source,
     data_template,
     blend_sources,
+    row_length,
     model_folder,
     best_metric,
     placement,

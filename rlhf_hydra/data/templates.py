@@ -163,16 +163,18 @@ class Renderer:
         full = self.chat(messages)
         borders = []
         for i in turns:
-            borders += [self.chat(messages[:i], prompt=True) if i else "", self.chat(messages[: i + 1])]
+            after = full if i + 1 == len(messages) else self.chat(messages[: i + 1])
+            borders += [self.chat(messages[:i], prompt=True) if i else "", after]
         for text, i in zip(borders, [i for i in turns for _ in "ab"], strict=True):
             if not full.startswith(text):
                 raise Refused(
                     f"the chat template writes a conversation anew when it goes on after message {i + 1} (it may drop "
                     "earlier reasoning), so the tokens of that turn cannot be told; set data.chat_template to one that "
-                    "keeps what it wrote or marks {% generation %}, or learn the last response only",
+                    "keeps what it wrote or marks {% generation %}, or learn the last response only"
                 )
-        tokens = self.encode(full)
-        heads = [self.encode(text) for text in borders]
+        texts = list(dict.fromkeys([full, *borders]))
+        known = dict(zip(texts, self.encode_all(texts), strict=True))
+        tokens, heads = known[full], [known[text] for text in borders]
         if any(tokens[: len(head)] != head for head in heads):
             tokens, heads = self._joined(full, borders)
         ends = [len(head) for head in heads]
