@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from rlhf_hydra import checkpoint
+from rlhf_hydra import checkpoint, provenance
 from rlhf_hydra.algos.guards import Watch
 from rlhf_hydra.algos.objectives import objective
 from rlhf_hydra.checkpoint import Keeper
@@ -39,7 +39,8 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
     with tracked(run, folder, command, start) as tracker, Interrupts() as interrupts:
         model = resolve(run.model.path, run.model.hub, run.model.revision)
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=run.model.trust_remote_code)
-        lessons, held_out = prepare(run, tokenizer, tracker.note)
+        lessons, held_out, sources = prepare(run, tokenizer, tracker.note)
+        provenance.add(folder, data=sources, model=provenance.model_record(run.model, model))
         run = replace(run, steps=run.steps or run.supervised.epochs * math.ceil(len(lessons) / size_of(run)))
         tracker.expect(run.steps)
         consult(run, model, {"train": lessons, "eval": held_out}, folder / REFERENCE, tracker.note)
@@ -74,27 +75,29 @@ def size_of(run: RunConfig) -> int:
     return run.policy.samples_per_update
 
 
-def prepare(run: RunConfig, tokenizer: Any, note: Note) -> tuple[Lessons, Lessons | None]:
-    """Examples to learn from, and those of the evaluation, which are taken from the same data unless it has its own."""
+def prepare(run: RunConfig, tokenizer: Any, note: Note) -> tuple[Lessons, Lessons | None, dict[str, Any]]:
+    """Examples to learn from; those of the evaluation, which are taken from the same data unless it has its own; and
+    what tells whether another run has the same."""
+    sources: dict[str, Any] = {}
 
-    def load(data: Data, what: str) -> Examples:
-        examples, report = load_examples(
-            data, run.supervised, tokenizer, run.model.context_tokens, run.seed, cache_folder()
-        )
-        note(f"{what}{report}")
+    def load(data: Data, name: str) -> Examples:
+        cache = cache_folder()
+        examples, report = load_examples(data, run.supervised, tokenizer, run.model.context_tokens, run.seed, cache)
+        note(f"{'evaluation: ' if name == 'eval' else ''}{report}")
+        sources[name] = report.record()
         return examples
 
     def lessons(examples: Examples, limit: int | None = None) -> Lessons:
         return Lessons(examples, objective(run.supervised), run.seed, run.model.context_tokens, limit)
 
-    examples = load(run.data, "")
+    examples = load(run.data, "train")
     if not run.eval.every:
-        return lessons(examples), None
+        return lessons(examples), None, sources
     if run.eval.data is not None:
-        return lessons(examples), lessons(load(eval_data(run), "evaluation: "))
+        return lessons(examples), lessons(load(eval_data(run), "eval")), sources
     examples, held_out = examples.split(run.eval.holdout, run.seed)
     note(f"{len(held_out)} of them are held out for evaluation (eval.holdout)")
-    return lessons(examples), lessons(held_out, run.eval.limit)
+    return lessons(examples), lessons(held_out, run.eval.limit), sources
 
 
 def consult(run: RunConfig, model: str, sets: dict[str, Lessons | None], file: Path, note: Note) -> None:

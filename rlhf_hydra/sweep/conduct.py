@@ -14,7 +14,9 @@ from rlhf_hydra.config.schema import OptunaSweep, RunConfig, Sweep
 from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.sweep.launch import Launcher, Listed, Source, environment
 from rlhf_hydra.sweep.objective import Objective
+from rlhf_hydra.sweep.report import study, write
 from rlhf_hydra.sweep.room import Amounts, Room, here
+from rlhf_hydra.sweep.runs import read_sweep
 from rlhf_hydra.sweep.search import Study
 from rlhf_hydra.sweep.space import Point, Space, name_of
 from rlhf_hydra.sweep.table import Screen
@@ -95,7 +97,21 @@ def conduct(book: Book, source: Source, to_come: Mapping[str, RunConfig], first:
         except Stopped as stop:
             code = stop.code
     screen.sum_up(book.folder)
+    tell(book, screen.say)
     return code or (0 if all(trial.status.is_final for trial in book.trials.values()) else SOME_FAILED)
+
+
+def tell(book: Book, say: Callable[[str], None]) -> None:
+    """The report of what there is, over which a sweep does not fail: `task=report` makes it again."""
+    try:
+        report = write(study(read_sweep([book.folder]), book.folder), book.head.get("config_dir"))
+    except Exception as error:
+        say(f"no report ({type(error).__name__}: {error}); make one with: task=report run={book.folder}")
+        return
+    if (page := book.folder / "report.html").exists():
+        say(f"report   {page}")
+    if report.command:
+        say(f"best     {report.command}")
 
 
 def launch(source: Source, runs: Mapping[str, RunConfig], cfg: Sweep, screen: Screen, interrupts: Interrupts) -> None:

@@ -98,6 +98,9 @@ class Book:
     def add(self, point: Point, run: RunConfig, prefix: Sequence[str]) -> Trial:
         """The trial of `point`: the one that the folder knows by its hash, or a new one with its folder."""
         hashed = digest(run)
+        if run.tracking.group is None:
+            run = replace(run, tracking=replace(run.tracking, group=self.folder.name))
+            run.freeze()
         number = 1 + max((int(key.partition("-")[0]) for key in self.known.values()), default=-1)
         key = self.known.setdefault(hashed, f"{number}-{hashed}")
         earlier = self.trials[key].overrides if key in self.trials else []

@@ -16,8 +16,9 @@ GIB = 2**30
 
 
 def identity(folder: Path) -> str:
-    """Name of a run: the last two parts of its folder."""
-    return "/".join(folder.resolve().parts[-2:])
+    """Name of a run: the last parts of its folder, two, or of a trial those of its sweep as well."""
+    parts = folder.resolve().parts
+    return "/".join(parts[-3:] if parts[-2:-1] == ("trials",) else parts[-2:])
 
 
 def parameters(run: RunConfig) -> dict[str, Any]:
