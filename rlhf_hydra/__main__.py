@@ -179,7 +179,10 @@ def begin(run: RunConfig, folder: Path, words: str, resume: bool = False) -> Non
 
     gc.freeze()
     gc.enable()
-    train(run, folder, words, resume=resume)
+    try:
+        train(run, folder, words, resume=resume)
+    finally:
+        gc.unfreeze()  # or libraries complain at the end about what was never cleaned up
 
 
 def asked(run: RunConfig, words: str) -> dict[str, Any]:

@@ -111,7 +111,9 @@ def is_entry(run: RunConfig, group: str) -> bool:
 
 
 def comparable(run: RunConfig) -> dict[str, Any]:
-    return {key: value for key, value in plain(run).items() if key not in PLACES}
+    """The run without where it was told and written."""
+    whole = {key: value for key, value in plain(run).items() if key not in PLACES}
+    return {**whole, "tracking": {**whole["tracking"], "group": None}}
 
 
 def difference(value: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
