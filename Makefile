@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format
+.PHONY: help setup run pipeline test check format
 PYTHON_BIN := .venv/bin/python
 SHELL_FILES := launchers/*.sh launchers/*.sbatch .ci/run
 # The cluster of `make run`: the real stack on this machine's CPU, or on a GPU where setup found one.
@@ -15,6 +15,9 @@ setup: ## Make .venv with everything that is needed; quick when nothing changed
 
 run: setup ## Train: PPO on Ray actors, vLLM and DeepSpeed, on this machine (ARGS="..." for more options)
 	@$(PYTHON_BIN) -m rlhf_hydra cluster=$(CLUSTER) model=tiny data=toy $(ARGS)
+
+pipeline: setup ## Train in three stages: SFT, a reward model, PPO with that model (ARGS="..." for all stages)
+	@launchers/pipeline.sh "" cluster=$(CLUSTER) $(ARGS)
 
 test: setup ## Run the tests (ARGS="-m 'not slow'" for a part)
 	@$(PYTHON_BIN) -m pytest $(ARGS)

@@ -6,7 +6,7 @@
 # With the defaults: model=tiny on its built-in data. See docs/tutorial.md.
 set -euo pipefail
 home=$(cd "$(dirname "$0")/.." && pwd)
-folder=${1:-outputs/pipeline/$(date +%Y-%m-%d_%H-%M-%S)}
+folder=${1:-$home/outputs/pipeline/$(date +%Y-%m-%d_%H-%M-%S)}
 shift $(($# > 0))
 
 run() {

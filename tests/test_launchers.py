@@ -52,7 +52,15 @@ def test_a_wrong_cluster_command_shows_the_right_ones(arguments):
 
 def test_make_help_names_each_target():
     text = call("make", "--no-print-directory", "help").stdout
-    assert [line.split()[1] for line in text.splitlines()] == ["help", "setup", "run", "test", "check", "format"]
+    assert [line.split()[1] for line in text.splitlines()] == [
+        "help",
+        "setup",
+        "run",
+        "pipeline",
+        "test",
+        "check",
+        "format",
+    ]
 
 
 def test_the_base_install_is_light():

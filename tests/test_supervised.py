@@ -240,6 +240,6 @@ def test_deviation_of_rewards_is_that_of_all_of_them(tmp_path):
     found = measure(Learner(group, 10_000, 2), lessons, 7)
     batch = lessons.batch(range(20))
     (worker,) = group.workers
-    scores = worker._read(pack(batch), train=False)
+    scores, _ = worker._read(pack(batch), train=False)
     assert found["eval/reward_mean"] == pytest.approx(scores.mean().item(), abs=1e-5)
     assert found["eval/reward_std"] == pytest.approx(scores.std(correction=0).item(), abs=1e-5)

@@ -99,7 +99,7 @@ def test_the_checkout_is_not_seen(home):
 
 def test_help_lists_the_choices_of_the_team(home):
     told = home.hydra("--help")
-    assert "acme_ppo, cispo" in told and "acme-7b" in told
+    assert "acme_ppo, cdpo" in told and "acme-7b" in told
 
 
 def test_choices_of_the_team_are_checked_and_shown(home):
