@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-PROMPTS, SAMPLES, TOKENS, LR, BETA = 8, 8, 64, 1e-4, 0.001
+PROMPTS, SAMPLES, TOKENS, LR, BETA = 8, 8, 64, 2e-4, 0.001
 LETTERS = "abcdefghijklmnop"
 WANTED = "a"
 MODEL = {"layers": 4, "hidden_size": 256, "heads": 4, "kv_heads": 4, "context_tokens": 512, "vocab_size": 19}
@@ -77,7 +77,7 @@ def here_command(model: Path, out: Path, steps: int, seed: int, cluster: str) ->
         f"rollout.prompts_per_step={PROMPTS}", f"rollout.samples_per_prompt={SAMPLES}",
         f"rollout.max_response_tokens={TOKENS}", f"rollout.min_response_tokens={TOKENS}",
         f"policy.samples_per_update={PROMPTS * SAMPLES}", f"policy.optim.lr={LR}",
-        "policy.optim.schedule=constant", "policy.optim.warmup_ratio=0",
+        "policy.optim.schedule=linear", "policy.optim.min_lr_ratio=0", "policy.optim.warmup_ratio=0",
     ]  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def run_trl(model: str, out: Path, steps: int, seed: int) -> None:
     config = GRPOConfig(
         output_dir=str(out / "trl"), per_device_train_batch_size=PROMPTS * SAMPLES, num_generations=SAMPLES,
         max_completion_length=TOKENS, generation_kwargs={"min_new_tokens": TOKENS}, max_steps=steps, learning_rate=LR,
-        lr_scheduler_type="constant", adam_beta2=0.95, beta=BETA, loss_type="dapo", bf16=False, use_cpu=True,
+        lr_scheduler_type="linear", adam_beta2=0.95, beta=BETA, loss_type="dapo", bf16=False, use_cpu=True,
         gradient_checkpointing=False, seed=seed, logging_steps=1, disable_tqdm=True, report_to="none",
         save_strategy="no", temperature=1.0,
     )  # fmt: skip
