@@ -13,7 +13,6 @@ from driving import SMALL, compose
 from matplotlib.image import imread
 from run_folders import leave_run, leave_sweep, trial
 
-from rlhf_hydra.__main__ import begin
 from rlhf_hydra.config.check import checked_run
 from rlhf_hydra.config.export import comparable
 from rlhf_hydra.config.failure import Failure
@@ -22,6 +21,7 @@ from rlhf_hydra.sweep import page
 from rlhf_hydra.sweep.report import make_report, study, table, write_table
 from rlhf_hydra.sweep.runs import Sweep, read_sweep
 from rlhf_hydra.sweep.scales import RAMP, scale
+from rlhf_hydra.tasks import begin
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
