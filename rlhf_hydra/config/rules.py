@@ -425,7 +425,7 @@ def check_function(key: str, reward: FunctionReward) -> Iterator[Problem]:
     if file is None or not file.is_file():
         is_file = module.endswith(".py")
         yield no_such_file(f"{key}.path", module) if is_file else Problem("", f"{key}.path", f"no module {module}")
-    else:
+    elif file.suffix == ".py":  # a compiled module cannot be read
         yield from check_definition(key, reward, file, name)
 
 

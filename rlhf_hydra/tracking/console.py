@@ -104,7 +104,8 @@ class Terminal(Tracker):
         """The folder, what is in it, and the commands that repeat the run or go on with it."""
         self._say(Text.assemble(("folder  ", "bold"), str(self._folder)))
         for name, meaning in CONTENTS.items():
-            if (self._folder / name).exists():
+            place = self._folder / name
+            if place.is_dir() or (place.is_file() and place.stat().st_size):
                 self._say(Text.assemble(f"        {name:<14} ", (meaning, "dim")))
         self._say(Text.assemble(("repeat  ", "bold"), self._command))
         if status != "done":

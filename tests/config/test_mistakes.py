@@ -260,3 +260,8 @@ def test_reward_function_is_read_and_not_run(problems, tmp_path):
 def test_nearest_ignores_case_and_ranks():
     assert nearest("LLAMA3-8B", ["llama3-70b", "llama3-8b", "tiny"])[0] == "llama3-8b"
     assert nearest("zzz", ["ppo"]) == []
+
+
+def test_a_compiled_module_is_taken_as_it_is(problems):
+    """There is no source to find the function in."""
+    assert problems("reward=function", "reward.path=torch._C:default_generator") == []
