@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
-from rlhf_hydra.config.compose import Composer, leaves
+from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.keys import schema_name
+from rlhf_hydra.config.layers import leaves
 from rlhf_hydra.config.resolve import resolve
 from rlhf_hydra.config.saved import load_run_yaml, plain, saved_command, words_of
 from rlhf_hydra.config.schema import RunConfig, Section

@@ -33,10 +33,9 @@ from rlhf_hydra.config.schema import (
     GAE,
     KD,
     KTO,
-    ORPO,
+    PAIRS,
     PRM,
     RL,
-    RM,
     SFT,
     Blend,
     CompositeReward,
@@ -51,14 +50,11 @@ from rlhf_hydra.config.schema import (
     Returns,
     RuleReward,
     RunConfig,
-    SimPO,
     ToyData,
     Trained,
 )
 
 Rule = Callable[[RunConfig], Iterator[Problem]]
-PAIRS = (RM, DPO, SimPO, ORPO)
-"""Objectives that learn from pairs."""
 FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 

@@ -346,6 +346,10 @@ class ORPO(Supervised):
     """Weight of the odds ratio, lambda."""
 
 
+PAIRS = (RM, DPO, SimPO, ORPO)
+"""Objectives whose examples are two rows, chosen and rejected."""
+
+
 @dataclass
 class KTO(Supervised):
     """Kahneman-Tversky optimization (arXiv 2402.01306), on single responses that are desirable or not."""

@@ -4,13 +4,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rlhf_hydra.config.schema import DPO, KTO, ORPO, PRM, RM, SFT, Data, SimPO, Supervised
+from rlhf_hydra.config.schema import KTO, PAIRS, PRM, SFT, Data, Supervised
 from rlhf_hydra.data.files import Row
 from rlhf_hydra.data.report import BadKey, BadRow, Refused
 from rlhf_hydra.data.templates import Line, Message, Renderer
 
-PAIRS = (RM, DPO, SimPO, ORPO)
-"""Objectives whose examples are two rows, chosen and rejected."""
 Example = list[Line]
 Format = Callable[[Row], list[Example]]
 Value = str | list[Message]

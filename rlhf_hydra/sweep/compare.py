@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_hydra.config.compose import leaves
 from rlhf_hydra.config.export import PLACES
+from rlhf_hydra.config.layers import leaves
+from rlhf_hydra.provenance import FILE as PROVENANCE
 from rlhf_hydra.sweep.report import shown
-from rlhf_hydra.sweep.runs import PROVENANCE, Curve, Trial, read_json, read_sweep
+from rlhf_hydra.sweep.runs import Curve, Trial, read_json, read_sweep
 
 TOLERANCE = 1e-6
 """Values of a metric that lie closer count as equal."""

@@ -14,8 +14,9 @@ from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.sweep.child import Child, kill_orphan
 from rlhf_hydra.sweep.progress import Progress
 from rlhf_hydra.sweep.room import Amounts, Room
+from rlhf_hydra.sweep.runs import RUN
 from rlhf_hydra.sweep.status import OUTPUT, STATUS, Status, ended, write
-from rlhf_hydra.sweep.trial import RUN, Trial
+from rlhf_hydra.sweep.trial import Trial
 
 POLL_S = 0.1
 HEARTBEAT_S = 5.0

@@ -11,15 +11,16 @@ from typing import Any
 
 import yaml
 
-from rlhf_hydra.config.compose import leaves
 from rlhf_hydra.config.errors import ConfigError
 from rlhf_hydra.config.failure import Failure
+from rlhf_hydra.config.layers import leaves
 from rlhf_hydra.config.layout import layout
 from rlhf_hydra.config.saved import load_run_yaml
 from rlhf_hydra.config.schema import RunConfig
+from rlhf_hydra.sweep.status import STATUS
 from rlhf_hydra.tracking.jsonl import METRICS
 
-SWEEP, STATUS, RUN, PROVENANCE = "sweep.json", "status.json", "run.yaml", "provenance.json"
+SWEEP, RUN = "sweep.json", "run.yaml"
 LOGS = ("output.log", "run.log")
 """Where the last lines of a failed run are, unless its status says them."""
 LAST_LINES = 12

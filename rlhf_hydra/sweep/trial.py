@@ -21,11 +21,9 @@ from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.saved import load_run_yaml, plain, save_run_yaml
 from rlhf_hydra.config.schema import RunConfig
+from rlhf_hydra.sweep.runs import RUN, SWEEP
 from rlhf_hydra.sweep.space import Point, name_of
 from rlhf_hydra.sweep.status import Status, read, write, write_json
-
-SWEEP = "sweep.json"
-RUN = "run.yaml"
 
 IRRELEVANT = ("task", "outputs", "run", "sweep", "tracking")
 """Sections that do not decide what a trial finds."""

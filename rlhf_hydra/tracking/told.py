@@ -2,13 +2,14 @@
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rlhf_hydra.config.layers import leaves
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.secrets import redact
 
@@ -23,15 +24,7 @@ def identity(folder: Path) -> str:
 
 def parameters(run: RunConfig) -> dict[str, Any]:
     """The config as `{"algo.kl.coef": 0.01, ...}`, without secrets."""
-    return dict(_flat(redact(asdict(run))))
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return dict(leaves(redact(asdict(run))))
 
 
 def reachable(url: str, timeout_s: float = 2.0) -> bool:
