@@ -25,7 +25,7 @@ from rlhf_hydra.config.explain import explain as explain_key
 from rlhf_hydra.config.export import export as export_run
 from rlhf_hydra.config.layers import leaves
 from rlhf_hydra.config.lint import lint as find_repetitions
-from rlhf_hydra.config.rules import run_folders
+from rlhf_hydra.config.rules.task import run_folders
 from rlhf_hydra.config.saved import save_run_yaml, saved_command, words_of
 from rlhf_hydra.config.schema import ReportTask, RunConfig, Supervised
 from rlhf_hydra.config.store import find_conf_dir, new_folder

@@ -5,7 +5,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from rlhf_hydra.config.schema import GAE, RL, CompositeReward, Data, ModelReward, Reward, RuleReward, RunConfig, Seat
+from rlhf_hydra.config.schema import (
+    GAE,
+    RL,
+    CompositeReward,
+    Data,
+    ModelReward,
+    Reward,
+    RuleReward,
+    RunConfig,
+    Seat,
+    Trained,
+)
 
 TRAINED = ("policy", "critic")
 
@@ -93,6 +104,11 @@ def seat(run: RunConfig, role: str) -> Seat:
     placement = run.cluster.placement
     seats = {"policy": placement.policy, "critic": placement.critic, "reference": placement.reference}
     return {**seats, "reward": placement.reward, "engine": placement.engine}[role]
+
+
+def trained(run: RunConfig, role: str) -> Trained:
+    """The section of a role of `TRAINED`."""
+    return run.policy if role == "policy" else run.critic
 
 
 def gpu_numbers(text: str | None) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ the config does not know (the critic counts as large as the policy). What passes
 fails here cannot work. Roles on the same GPU add up, since the engine wakes while the training states stay.
 """
 
-from rlhf_hydra.config.layout import TRAINED, RoleLayout, layout
+from rlhf_hydra.config.layout import TRAINED, RoleLayout, layout, trained
 from rlhf_hydra.config.schema import LoRA, RunConfig
 
 GIB = 2**30
@@ -87,15 +87,11 @@ def engine_weights_gib(run: RunConfig, tensor_parallel: int) -> float:
     return run.model.parameters * dtype_bytes(run.engine.dtype) / tensor_parallel / GIB
 
 
-def lora_of(run: RunConfig, role: str) -> LoRA:
-    return run.policy.lora if role == "policy" else run.critic.lora
-
-
 def role_gib(run: RunConfig, role: str, place: RoleLayout) -> float:
     """Floor of one worker of a role, on each of its GPUs or in main memory; 0 where nothing is known."""
     if role in TRAINED:
         average = average_bytes(run, place.workers) if role == "policy" else 0
-        return (trained_bytes(run, lora_of(run, role), place.workers) + average) / GIB
+        return (trained_bytes(run, trained(run, role).lora, place.workers) + average) / GIB
     if role == "reference":
         return reference_bytes(run, place.workers) / GIB
     if role == "engine" and place.all_gpus and run.engine.name == "vllm":
@@ -122,6 +118,6 @@ def host_floor(run: RunConfig) -> dict[str, float]:
         if not place.all_gpus and not (role == "engine" and run.cluster.backend == "local"):
             found[role] = role_gib(run, role, place) * place.workers / run.cluster.nodes
         if role in TRAINED and run.strategy.offload_optimizer:
-            states = 16 * learning_parameters(run, lora_of(run, role)) / GIB
+            states = 16 * learning_parameters(run, trained(run, role).lora) / GIB
             found[role] = found.get(role, 0.0) + states / run.cluster.nodes
     return found
