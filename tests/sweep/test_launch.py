@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.interrupts import Interrupts, Stopped
+from rlhf_hydra.sweep.berths import Berths
 from rlhf_hydra.sweep.launch import Launcher, Listed, environment
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.room import CORES, MEMORY, Room
@@ -27,12 +28,12 @@ def launch(book: Book, command, most: int = 2, hang_timeout_s: float | None = No
     missing = [trial for trial in book.trials.values() if not trial.status.is_final]
     console = Console(file=io.StringIO(), width=200)
     with Interrupts() as interrupts, Screen(book.trials, Objective(None), console) as screen:
-        room = Room(ROOM, most)
-        launcher = Launcher(source or Listed(missing), room, screen, environment(None, 2), hang_timeout_s, command)
+        berths = Berths(Room(ROOM, most))
+        launcher = Launcher(source or Listed(missing), berths, screen, environment(None, 2), hang_timeout_s, command)
         try:
             launcher.run(interrupts)
         finally:
-            assert launcher.running == [] and room.taken == []
+            assert launcher.running == [] and berths.room.taken == []
     screen.sum_up(book.folder)
     return console.file.getvalue()
 
