@@ -71,5 +71,6 @@ class Berths:
             berth.end()
 
     def close(self) -> None:
+        """End those that are idle."""
         while self.idle:
             self.idle.pop().end()

@@ -121,6 +121,8 @@ class Launcher:
     def start_what_fits(self) -> None:
         while True:
             self.next = self.next or self.source.take()
+            if self.next is None:
+                self.berths.close()  # others may want what nobody is left to take over
             if self.next is None or not self.berths.room.fits(self.next.run):
                 return
             self.start(self.next)
