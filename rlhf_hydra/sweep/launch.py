@@ -172,9 +172,9 @@ class Launcher:
             write(one.trial.folder, one.status)
 
     def end(self, one: Running, code: int) -> None:
-        self.berths.give_back(one.berth, is_sound=code in SOUND)
         status = ended(one.status, code, time.time(), one.trial.folder / OUTPUT)
         write(one.trial.folder, status)
+        self.berths.give_back(one.berth, is_sound=code in SOUND)
         self.source.finished(one.trial, status, one.progress)
         self.audience.ended(one.trial, status, one.progress)
 
