@@ -62,7 +62,8 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
         ):
             guardian = Guardian(watch, run, folder, crew, tracker.note)
             done = keeper.resume(start) if start else 0
-            push(crew.policy, crew.engine, version=done)
+            with interrupts.held():  # an engine may serve another run after this one: never with half an update
+                push(crew.policy, crew.engine, version=done)
             verify(crew.policy, crew.engine, [row.tokens for row in rows[:PROBES]], done, tolerance)
             evaluate = partial(evaluator.evaluate, crew)
             settle(evaluate, keeper, tracker, interrupts, {})

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from rlhf_hydra.algos.table import Algorithm
+from rlhf_hydra.cluster.berth import ENGINE, EngineSpec
 from rlhf_hydra.cluster.group import Factory, Group, LocalGroup
 from rlhf_hydra.cluster.roles import Engines, Learner, Rewards, TokenModel, Unadapted
 from rlhf_hydra.config.layout import RoleLayout, is_own_reference, layout
@@ -98,7 +99,7 @@ def started(run: RunConfig, factories: dict[str, Factory], note: Note) -> Iterat
 def recipes(run: RunConfig, algorithm: Algorithm, folder: str) -> dict[str, Factory]:
     """How to make a worker of each role; roles that nothing uses are not there."""
     roles: dict[str, Factory] = {
-        "engine": partial(make_engine, run, folder),
+        ENGINE: partial(make_engine, EngineSpec.of(run), folder),
         "policy": partial(PolicyWorker, run, folder),
         "reward": partial(RewardWorker, run, folder),
     }
@@ -111,11 +112,10 @@ def recipes(run: RunConfig, algorithm: Algorithm, folder: str) -> dict[str, Fact
     return roles
 
 
-def make_engine(run: RunConfig, folder: str, rank: Rank) -> EngineWorker:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    trust = run.model.trust_remote_code
-    limit = run.model.context_tokens
-    return build_engine(folder, run.engine, run.rollout, limit, device=device, trust_remote_code=trust)
+def make_engine(spec: EngineSpec, folder: str, rank: Rank) -> EngineWorker:
+    """From nothing but `spec`: engines of equal specs stand in for each other."""
+    device, trust = "cuda" if torch.cuda.is_available() else "cpu", spec.trust_remote_code
+    return build_engine(folder, spec.settings, spec.room_tokens, device=device, trust_remote_code=trust)
 
 
 def assemble(run: RunConfig, groups: dict[str, Group]) -> Crew:
@@ -152,6 +152,6 @@ def ray_groups(run: RunConfig, factories: dict[str, Factory], note: Note) -> Ite
             groups[role] = RayGroup(role, make, layout(run)[role], bundles)
             started.callback(groups[role].close)
         for role, group in groups.items():
-            group.ready.get()
-            note(f"{role} ready after {time.monotonic() - start:.0f} s")
+            stayed, took = all(group.ready.get()), time.monotonic() - start
+            note(f"{role} taken over, ready after {took:.1f} s" if stayed else f"{role} ready after {took:.0f} s")
         yield dict(groups)

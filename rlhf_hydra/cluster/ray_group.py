@@ -5,13 +5,14 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rlhf_hydra.cluster.berth import ENGINE, VARIABLE
 from rlhf_hydra.cluster.group import Factory, Pending, WorkerFailed, invoke
 from rlhf_hydra.cluster.hardware import NotEnough, bundles, comparison, gpus_asked, preflight, require
 from rlhf_hydra.config.failure import Failure
@@ -33,15 +34,22 @@ GOODBYE_S = 5.0
 class Actor:
     """A worker in a process of its own."""
 
+    worker: Any
+
     def address(self) -> tuple[str, int]:
         """Where the first worker of a role can be met."""
         with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as sock:
             sock.bind(("", 0))
             return ray.util.get_node_ip_address(), sock.getsockname()[1]
 
-    def start(self, factory: Factory, rank: Any, env: dict[str, str]) -> None:
-        os.environ.update(env)
+    def start(self, factory: Factory, rank: Any, address: tuple[str, int]) -> bool:
+        """Make the worker, unless it is one that stayed here when its run ended: whether it did."""
+        if hasattr(self, "worker"):
+            self.worker.renew()
+            return True
+        os.environ.update(MASTER_ADDR=address[0], MASTER_PORT=str(address[1]))
         self.worker = factory(rank)
+        return False
 
     def call(self, method: str, *args: Any) -> Any:
         return invoke(self.worker, method, args)
@@ -76,14 +84,12 @@ class RayGroup:
     def __init__(self, role: str, factory: Factory, seats: RoleLayout, bundles: "Bundles") -> None:
         from rlhf_hydra.strategy.base import Rank
 
-        self.role, self.size = role, seats.workers
+        self.role, self.size, self.stays = role, seats.workers, bundles.keeps(role)
         self.actors = [bundles.actor(role, rank) for rank in range(self.size)]
-        host, port = ray.get(self.actors[0].address.remote())
-        env = {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
-        ranks = [Rank(i, self.size) for i in range(self.size)]
-        self.ready = Future(
-            role, "start", [a.start.remote(factory, r, env) for a, r in zip(self.actors, ranks, strict=True)]
-        )
+        address = self.actors[0].address.remote()
+        refs = [actor.start.remote(factory, Rank(i, self.size), address) for i, actor in enumerate(self.actors)]
+        self.ready = Future(role, "start", refs)
+        """Of each worker, whether it is one that an earlier run has left."""
 
     def all(self, method: str, *args: Any) -> Pending:
         return self.each(method, [args] * self.size)
@@ -97,18 +103,24 @@ class RayGroup:
         yield from Future(self.role, method, refs).get()[0]
 
     def close(self) -> None:
-        """Let the workers free what they hold, for a moment, then end them whatever they are doing."""
-        ray.wait([actor.close.remote() for actor in self.actors], num_returns=self.size, timeout=GOODBYE_S)
-        for actor in self.actors:
+        """Let the workers free what they hold, for a moment, then end them whatever they are doing. Those that stay
+        are left alone."""
+        actors, self.actors = self.actors, []
+        if self.stays:
+            return
+        ray.wait([actor.close.remote() for actor in actors], num_returns=self.size, timeout=GOODBYE_S)
+        for actor in actors:
             ray.kill(actor)
-        self.actors = []
 
 
 class Bundles:
-    """The run's placement group: one bundle a GPU that is used, numbered node by node, and one a worker without GPU."""
+    """The run's placement group: one bundle a GPU that is used, numbered node by node, and one a worker without GPU.
+
+    It is the run's own, or its berth, which stays with the engines in it when the run ends.
+    """
 
     def __init__(self, run: RunConfig) -> None:
-        self.run, self.seats = run, layout(run)
+        self.run, self.seats, self.berth = run, layout(run), os.environ.get(VARIABLE)
         self.gpus = sorted({gpu for seat in self.seats.values() for gpu in seat.all_gpus})
         self.on_cpu = [(role, i) for role, s in self.seats.items() for i in range(s.workers) if not s.gpus[i]]
         self.group = self._reserve(bundles(run))
@@ -126,9 +138,9 @@ class Bundles:
                     self.run, gpus_asked(self.run), int(ray.cluster_resources().get("GPU", 0)), "the Ray cluster"
                 ),
             )
-        group = ray.util.placement_group(wanted, strategy="PACK")
+        group = ray.util.get_placement_group(self.berth) if self.berth else reserve(self.run)
         if not group.wait(self.run.cluster.start_timeout_s):
-            ray.util.remove_placement_group(group)
+            unreserve(group)
             free = ray.available_resources()
             raise NotEnough(
                 f"{len(wanted)} bundles found no room in {self.run.cluster.start_timeout_s:g} s "
@@ -138,7 +150,12 @@ class Bundles:
         return group
 
     def actor(self, role: str, rank: int) -> Any:
-        """The process of one worker, on its seat."""
+        """The process of one worker, on its seat: a new one, or of a role that stays the one that is there."""
+        stays: dict[str, Any] = {}
+        if self.keeps(role):
+            stays = {"name": f"{self.berth}/{role}/{rank}", "lifetime": "detached"}
+            with suppress(ValueError):  # there is none, or it has died
+                return ray.get_actor(stays["name"])
         gpus = self.seats[role].gpus[rank]
         residents = sum(gpus[0] in seat.all_gpus for seat in self.seats.values()) if gpus else 1
         options = {
@@ -147,7 +164,10 @@ class Bundles:
             "scheduling_strategy": self._seat(role, rank),
             "runtime_env": {"env_vars": self._environment(role, gpus)},
         }
-        return ray.remote(Actor).options(**options).remote()
+        return ray.remote(Actor).options(**options, **stays).remote()
+
+    def keeps(self, role: str) -> bool:
+        return bool(self.berth) and role == ENGINE
 
     def _seat(self, role: str, rank: int) -> PlacementGroupSchedulingStrategy:
         gpus = self.seats[role].gpus[rank]
@@ -176,7 +196,18 @@ class Bundles:
         return ray.remote(_first_gpu).options(num_cpus=0, num_gpus=0.001, scheduling_strategy=seat).remote()
 
     def close(self) -> None:
-        ray.util.remove_placement_group(self.group)
+        if not self.berth:
+            unreserve(self.group)
+
+
+def reserve(run: RunConfig, name: str = "") -> PlacementGroup:
+    """What the run asks; it need not be there at once, and ends with this process at the latest."""
+    return ray.util.placement_group(bundles(run), strategy="PACK", name=name)
+
+
+def unreserve(group: PlacementGroup) -> None:
+    """Every actor in it ends too."""
+    ray.util.remove_placement_group(group)
 
 
 @contextmanager
@@ -199,7 +230,8 @@ def connected(run: RunConfig) -> Iterator[None]:
 def attached(address: str | None) -> Iterator[str]:
     """In the Ray cluster at `address`, or else in a private one on this machine, which ends with the block; its
     address, under which other processes find it."""
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    # A namespace of ours: in it a trial finds what its sweep has named.
+    options: dict[str, Any] = {"namespace": "rlhf_hydra", "log_to_driver": False, "logging_level": "ERROR"}
     with tempfile.TemporaryDirectory(prefix="rlhf_hydra_ray_", dir="/tmp", ignore_cleanup_errors=True) as folder:
         try:
             # A folder of its own leaves other clusters alone; a short one, since Unix sockets allow 107 characters.

@@ -897,6 +897,8 @@ class Sweep(Section):
     """What the last values of a trial must satisfy to be the best, such as `kl <= 15` or `policy/entropy > 0.1`."""
     hang_timeout_s: Optional[float] = number(None, gt=0)
     """A trial that has said nothing for so long is ended. null: off."""
+    warm_start: bool = True
+    """Over Ray, a trial takes over the engines of one that has ended, if they are what it would load itself."""
 
 
 @dataclass

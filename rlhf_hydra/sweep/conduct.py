@@ -4,7 +4,8 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from rlhf_hydra.config.check import checked_run
@@ -12,6 +13,7 @@ from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem
 from rlhf_hydra.config.schema import OptunaSweep, RunConfig, Sweep
 from rlhf_hydra.interrupts import Interrupts, Stopped
+from rlhf_hydra.sweep.berths import Berths, Reserve
 from rlhf_hydra.sweep.launch import Launcher, Listed, Source, environment
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.report import study, write
@@ -120,7 +122,14 @@ def launch(source: Source, runs: Mapping[str, RunConfig], cfg: Sweep, screen: Sc
         room.require(runs)
         at_once, limit = min(room.at_once(run) for run in runs.values())
         screen.say(f"at most {at_once} at a time: {limit}")
-        Launcher(source, room, screen, environment(address, at_once), cfg.hang_timeout_s).run(interrupts)
+        with closing(Berths(room, reserver() if address and cfg.warm_start else None)) as berths:
+            Launcher(source, berths, screen, environment(address, at_once), cfg.hang_timeout_s).run(interrupts)
+
+
+def reserver() -> Reserve:
+    from rlhf_hydra.cluster.ray_group import reserve, unreserve
+
+    return lambda run, name: partial(unreserve, reserve(run, name))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,15 +12,19 @@ from typing import Protocol
 from rlhf_hydra.checkpoint import whole
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.interrupts import Interrupts, Stopped
+from rlhf_hydra.sweep.berths import Berth, Berths
 from rlhf_hydra.sweep.child import Child, kill_orphan
 from rlhf_hydra.sweep.progress import Progress
-from rlhf_hydra.sweep.room import Amounts, Room
 from rlhf_hydra.sweep.runs import RUN
 from rlhf_hydra.sweep.status import OUTPUT, STATUS, Status, ended, write
 from rlhf_hydra.sweep.trial import Trial
 
 POLL_S = 0.1
 HEARTBEAT_S = 5.0
+
+SOUND = (0, 128 + signal.SIGTERM)
+"""Exit codes of a trial that ended as it should, done or pruned. Its engines are whole: at most in the midst of a call,
+which they finish before they take the next."""
 
 Command = Callable[[Trial], Sequence[str]]
 
@@ -75,21 +80,20 @@ class Running:
     child: Child
     status: Status
     progress: Progress
-    amounts: Amounts
-    """What it takes of the room."""
+    berth: Berth
 
 
 class Launcher:
     def __init__(
         self,
         source: Source,
-        room: Room,
+        berths: Berths,
         audience: Audience,
         env: Mapping[str, str],
         hang_timeout_s: float | None = None,
         command: Command = command_of,
     ) -> None:
-        self.source, self.room, self.audience = source, room, audience
+        self.source, self.berths, self.audience = source, berths, audience
         self.env, self.hang_timeout_s, self.command = env, hang_timeout_s, command
         self.running: list[Running] = []
         self.next: Trial | None = None
@@ -117,7 +121,9 @@ class Launcher:
     def start_what_fits(self) -> None:
         while True:
             self.next = self.next or self.source.take()
-            if self.next is None or not self.room.fits(self.next.run):
+            if self.next is None:
+                self.berths.close()  # others may want what nobody is left to take over
+            if self.next is None or not self.berths.room.fits(self.next.run):
                 return
             self.start(self.next)
             self.next = None
@@ -131,10 +137,11 @@ class Launcher:
         now, attempt = time.time(), before.attempt + 1
         status = Status("running", trial.overrides, started=now, heartbeat=now, attempt=attempt)
         write(trial.folder, status)
-        child = Child(self.command(trial), trial.folder, self.env, f"attempt {attempt}")
+        berth = self.berths.take(trial.run)
+        child = Child(self.command(trial), trial.folder, {**self.env, **berth.env}, f"attempt {attempt}")
         status = replace(status, pid=child.pid)
         write(trial.folder, status)
-        self.running.append(Running(trial, child, status, Progress(trial.folder), self.room.take(trial.run)))
+        self.running.append(Running(trial, child, status, Progress(trial.folder), berth))
         self.audience.started(trial, status)
 
     def look(self) -> None:
@@ -165,9 +172,9 @@ class Launcher:
             write(one.trial.folder, one.status)
 
     def end(self, one: Running, code: int) -> None:
-        self.room.give_back(one.amounts)
         status = ended(one.status, code, time.time(), one.trial.folder / OUTPUT)
         write(one.trial.folder, status)
+        self.berths.give_back(one.berth, is_sound=code in SOUND)
         self.source.finished(one.trial, status, one.progress)
         self.audience.ended(one.trial, status, one.progress)
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.table import Table
@@ -51,16 +51,16 @@ class Room:
                 says = ", ".join(f"{wanted[n]:.3g} {n}, there are {self.total.get(n, 0.0):.3g}" for n in lacking)
                 raise NotEnough(f"trial {key} could never start: it needs {says}", comparison(wanted, self.total))
 
-    def fits(self, run: RunConfig) -> bool:
-        if not self.taken:
+    def fits(self, run: RunConfig, beside: Sequence[Amounts] = ()) -> bool:
+        """`beside`: what else is there, which counts like trials."""
+        taken = [*self.taken, *beside]
+        if not taken:
             return True
-        if self.most and len(self.taken) >= self.most:
+        if self.most and len(taken) >= self.most:
             return False
+        used = sum((Counter(amounts) for amounts in taken), Counter())
         wanted = asked(run)
-        return all(self._used(name) + amount <= self.total.get(name, 0.0) + 1e-9 for name, amount in wanted.items())
-
-    def _used(self, name: str) -> float:
-        return sum(amounts.get(name, 0.0) for amounts in self.taken)
+        return all(used[name] + amount <= self.total.get(name, 0.0) + 1e-9 for name, amount in wanted.items())
 
     def take(self, run: RunConfig) -> Amounts:
         wanted = asked(run)

@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,26 +14,27 @@ from rich.console import Console
 
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.interrupts import Interrupts, Stopped
+from rlhf_hydra.sweep.berths import Berths
 from rlhf_hydra.sweep.launch import Launcher, Listed, environment
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.room import CORES, MEMORY, Room
 from rlhf_hydra.sweep.table import Screen
 from rlhf_hydra.sweep.trial import Book
 
-ROOM = {CORES: 2.0, MEMORY: 64.0, "GPU of this machine": 0.0}
+ROOM = {CORES: 2.0, MEMORY: 64.0, "GPU of this machine": 0.0, "CPU": 2.0}
 
 
-def launch(book: Book, command, most: int = 2, hang_timeout_s: float | None = None, source=None) -> str:
+def launch(book: Book, command, most: int = 2, hang_timeout_s: float | None = None, source=None, reserve=None) -> str:
     """Run what is missing; what was said."""
     missing = [trial for trial in book.trials.values() if not trial.status.is_final]
     console = Console(file=io.StringIO(), width=200)
-    with Interrupts() as interrupts, Screen(book.trials, Objective(None), console) as screen:
-        room = Room(ROOM, most)
-        launcher = Launcher(source or Listed(missing), room, screen, environment(None, 2), hang_timeout_s, command)
+    berths = Berths(Room(ROOM, most), reserve)
+    with Interrupts() as interrupts, Screen(book.trials, Objective(None), console) as screen, closing(berths):
+        launcher = Launcher(source or Listed(missing), berths, screen, environment(None, 2), hang_timeout_s, command)
         try:
             launcher.run(interrupts)
         finally:
-            assert launcher.running == [] and room.taken == []
+            assert launcher.running == [] and berths.room.taken == []
     screen.sum_up(book.folder)
     return console.file.getvalue()
 
@@ -98,6 +100,35 @@ with (here.parents[1] / "log").open("a") as log:
     launch(book, program(text), most=1)
     log = (book.folder / "log").read_text().splitlines()
     assert log == [f"{what} {number}" for number in range(3) for what in ("begin", "end")]
+
+
+def test_a_berth_goes_from_trial_to_trial_until_one_fails(plan, program):
+    book, there = plan("cluster=cpu", "model=tiny", "algo=grpo", "seed=range(0,4)"), []
+    text = """
+with (here.parents[1] / "log").open("a") as log:
+    print(os.environ["RLHF_HYDRA_BERTH"], file=log)
+sys.exit(number == 1)
+"""
+
+    def reserve(run, name):
+        there.append(name)
+        return lambda: there.remove(name)
+
+    launch(book, program(text), most=1, reserve=reserve)
+    assert states(book) == ["done", "failed", "done", "done"]
+    first, second, third, fourth = (book.folder / "log").read_text().split()
+    assert first == second != third == fourth
+    assert there == []
+
+
+def test_a_berth_that_nobody_is_left_to_take_ends_while_others_run(plan, program):
+    """The second trial waits for the end of the first one's."""
+    book = plan("cluster=cpu", "model=tiny", "algo=grpo", "seed=0,1")
+    os.mkfifo(book.folder / "pipe")
+    ends = iter([lambda: (book.folder / "pipe").write_text("x"), lambda: None])
+    text = "if number == 1: (here.parents[1] / 'pipe').read_text()"
+    launch(book, program(text), hang_timeout_s=60, reserve=lambda run, name: next(ends))
+    assert states(book) == ["done", "done"] and next(ends, None) is None
 
 
 def test_a_trial_that_hangs_is_ended_and_says_so(plan, program):

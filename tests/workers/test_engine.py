@@ -46,8 +46,7 @@ def folder(tmp_path_factory, first):
 
 @pytest.fixture(scope="module", params=["hf", pytest.param("vllm", marks=pytest.mark.vllm)])
 def started(request, folder):
-    rollout = Rollout(max_prompt_tokens=ROOM // 2, max_response_tokens=ROOM // 2)
-    engine = build_engine(folder, Engine(name=request.param, kv_cache_gib=0.25), rollout, 1000)
+    engine = build_engine(folder, Engine(name=request.param, kv_cache_gib=0.25), ROOM)
     yield engine
     engine.close()
 
@@ -213,6 +212,20 @@ def test_what_cannot_be_answered_is_refused(engine, prompts, seeds, message):
         engine.generate(prompts, seeds, SAMPLING)
 
 
+def test_a_renewed_engine_speaks_like_a_new_one(engine, first):
+    """After a run with other weights, at another temperature, that ended while the engine slept."""
+    sampling = replace(SAMPLING, temperature=0.8)
+    as_new, scores = engine.generate(PROMPTS, SEEDS, sampling), engine.logprobs(PROMPTS)
+    push(engine, model(1).named_parameters(), 7)
+    assert engine.generate(PROMPTS, SEEDS, replace(sampling, temperature=1.3, min_tokens=5)) != as_new
+    engine.sleep()
+    engine.renew()
+    assert engine.version == -1
+    push(engine, first.named_parameters(), 0)
+    assert engine.generate(PROMPTS, SEEDS, sampling) == as_new
+    assert engine.logprobs(PROMPTS) == scores
+
+
 def test_sleep_and_wake_keep_the_weights(engine, first):
     engine.sleep()
     engine.wake()
@@ -220,22 +233,21 @@ def test_sleep_and_wake_keep_the_weights(engine, first):
 
 
 def test_hf_gives_the_same_in_batches_of_any_size(folder):
-    rollout = Rollout(max_prompt_tokens=32, max_response_tokens=32)
-    small, large = (build_engine(folder, Engine(max_sequences=n), rollout, ROOM) for n in (2, 99))
+    small, large = (build_engine(folder, Engine(max_sequences=n), ROOM) for n in (2, 99))
     assert [r.tokens for r in small.generate(PROMPTS, SEEDS, SAMPLING)] == [
         r.tokens for r in large.generate(PROMPTS, SEEDS, SAMPLING)
     ]
 
 
 def test_hf_names_a_weight_that_its_model_lacks(folder):
-    engine = build_engine(folder, Engine(), Rollout(), ROOM)
+    engine = build_engine(folder, Engine(), ROOM)
     engine.begin_update()
     with pytest.raises(KeyError, match="no weight `head.weight`"):
         engine.load([("head.weight", torch.zeros(1))])
 
 
 def test_hf_samples_in_bfloat16(folder, first):
-    engine = build_engine(folder, Engine(dtype="bfloat16"), Rollout(max_prompt_tokens=32, max_response_tokens=32), ROOM)
+    engine = build_engine(folder, Engine(dtype="bfloat16"), ROOM)
     response = engine.generate([PROMPTS[0]], [1], SAMPLING)[0]
     wanted = expected(first, PROMPTS[0] + response.tokens)[len(PROMPTS[0]) - 1 :]
     assert response.logprobs == pytest.approx(wanted, abs=0.2)

@@ -79,6 +79,9 @@ class EngineWorker(Protocol):
     def finish_update(self, version: int) -> None:
         """All weights are in; forget what was computed with the old ones."""
 
+    def renew(self) -> None:
+        """Forget the run that it served: as after its start, but for the weights, which the next update replaces."""
+
     def sleep(self) -> None:
         """Give GPU memory back until `wake`; what an engine cannot give back it keeps."""
 
@@ -90,18 +93,16 @@ class EngineWorker(Protocol):
 def build_engine(
     model_dir: str,
     cfg: Engine,
-    rollout: Rollout,
-    context_tokens: int,
+    room: int,
     *,
     device: str = "cpu",
     trust_remote_code: bool = False,
 ) -> EngineWorker:
     """The engine that `engine.name` names, with the weights in `model_dir`.
 
-    A prompt and its response have room for what `rollout` asks, `context_tokens` at most. `device` is where an `hf`
-    engine sits; vLLM takes the GPUs that its process sees.
+    `room`: tokens of a prompt and its response. `device` is where an `hf` engine sits; vLLM takes the GPUs that its
+    process sees.
     """
-    room = min(context_tokens, rollout.max_prompt_tokens + rollout.max_response_tokens)
     if cfg.name == "vllm":
         from rlhf_hydra.workers.engine.vllm import VLLMEngine
 

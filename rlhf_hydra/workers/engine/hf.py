@@ -80,6 +80,10 @@ class HFEngine:
         self._weights = {}
         self.version = version
 
+    def renew(self) -> None:
+        self.version = -1
+        self.wake()
+
     def sleep(self) -> None:
         self.model.to("cpu")
 

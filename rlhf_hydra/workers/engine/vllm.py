@@ -112,6 +112,12 @@ class VLLMEngine:
         self.llm.reset_prefix_cache()
         self.version = version
 
+    def renew(self) -> None:
+        self.wake()
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("engine: requests of another run are still in it")
+        self.version = -1
+
     def sleep(self) -> None:
         if self.can_sleep:
             self.llm.sleep(level=1)
