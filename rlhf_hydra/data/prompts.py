@@ -48,7 +48,7 @@ def load_prompts(cfg: Data, tokenizer: Any, max_prompt_tokens: int, seed: int = 
             ledger.drop(f"longer than {max_prompt_tokens} tokens (rollout.max_prompt_tokens)", prompt.row)
         else:
             prompts.append(prompt)
-    ledger.used = len(prompts)
+    ledger.used = ledger.made = len(prompts)
     report = ledger.report(max((len(p.tokens) for p in prompts), default=0), fingerprint(prompts), "prompts")
     if not prompts:
         raise DataError(f"no usable prompt in column `{cfg.prompt_column}`\n{report}")

@@ -33,6 +33,8 @@ class DataReport:
     read: int
     used: int
     """Rows that are used."""
+    made: int
+    """What they have become, of `noun`: more where a row is taken apart, or where a blend draws it again."""
     dropped: dict[str, int]
     """Rows that are not used, by reason."""
     examples: dict[str, int]
@@ -50,7 +52,8 @@ class DataReport:
         return {"source": self.source, "fingerprint": self.fingerprint, "rows": self.used}
 
     def __str__(self) -> str:
-        head = f"{self.source}: {self.used} of {self.read} {self.noun}, up to {self.max_tokens} tokens"
+        became = self.noun if self.made == self.used else f"rows, as {self.made} {self.noun}"
+        head = f"{self.source}: {self.used} of {self.read} {became}, up to {self.max_tokens} tokens"
         reasons = (f"  dropped {count}: {why} (first: row {self.examples[why]})" for why, count in self.dropped.items())
         return "\n".join([head, *reasons, *(f"  {note}" for note in self.notes)])
 
@@ -60,7 +63,7 @@ class Ledger:
 
     def __init__(self, source: str, strict: bool) -> None:
         self.source, self.strict = source, strict
-        self.read = self.used = self.cut = 0
+        self.read = self.used = self.made = self.cut = 0
         self.dropped: dict[str, int] = {}
         self.first: dict[str, int] = {}
 
@@ -81,7 +84,7 @@ class Ledger:
                     column(row, bad.name, where)
                 self.drop(str(bad), number)
             else:
-                self.used += 1
+                self.used, self.made = self.used + 1, self.made + len(items)
                 yield from ((number, item) for item in items)
 
     def drop(self, why: str, row: int) -> None:
@@ -92,6 +95,5 @@ class Ledger:
 
     def report(self, max_tokens: int, fingerprint: str, noun: str) -> DataReport:
         notes = [f"cut {self.cut} rows at the end (data.overlong=cut)"] if self.cut else []
-        return DataReport(
-            self.source, self.read, self.used, self.dropped, self.first, max_tokens, fingerprint, noun, notes
-        )
+        counts = self.read, self.used, self.made
+        return DataReport(self.source, *counts, self.dropped, self.first, max_tokens, fingerprint, noun, notes)
