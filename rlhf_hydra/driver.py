@@ -42,7 +42,7 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
     with tracked(run, folder, command, start) as tracker, Interrupts() as interrupts:
         model = resolve(run.model.path, run.model.hub, run.model.revision)
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=run.model.trust_remote_code)
-        rows, report = load_prompts(run.data, tokenizer, run.rollout.max_prompt_tokens)
+        rows, report = load_prompts(run.data, tokenizer, run.rollout.max_prompt_tokens, run.seed)
         tracker.note(str(report))
         provenance.add(folder, data=report.record(), model=provenance.model_record(run.model, model))
 
