@@ -24,7 +24,7 @@ from rlhf_hydra.config.compose import Composer, is_free, to_run
 from rlhf_hydra.config.errors import ConfigError, Problem, foreign
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.help import help_text
-from rlhf_hydra.config.openrlhf import import_text
+from rlhf_hydra.config.openrlhf.translate import import_text
 from rlhf_hydra.config.resolve import resolve
 from rlhf_hydra.config.store import HIDDEN, find_conf_dir
 from rlhf_hydra.tasks import TASKS, begin, checked_runs, given, sweep

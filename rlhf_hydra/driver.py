@@ -23,6 +23,7 @@ from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import SFT, RunConfig
 from rlhf_hydra.data.examples import load_examples
 from rlhf_hydra.data.prompts import PromptStream, load_prompts
+from rlhf_hydra.data.store import cache_folder
 from rlhf_hydra.data.texts import TextStream
 from rlhf_hydra.dump import Guardian
 from rlhf_hydra.evaluate import Evaluator
@@ -42,7 +43,7 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
     with tracked(run, folder, command, start) as tracker, Interrupts() as interrupts:
         model = resolve(run.model.path, run.model.hub, run.model.revision)
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=run.model.trust_remote_code)
-        rows, report = load_prompts(run.data, tokenizer, run.rollout.max_prompt_tokens)
+        rows, report = load_prompts(run.data, tokenizer, run.rollout.max_prompt_tokens, run.seed, tracker.note)
         tracker.note(str(report))
         provenance.add(folder, data=report.record(), model=provenance.model_record(run.model, model))
 
@@ -120,9 +121,8 @@ def mixed_in(run: RunConfig, tokenizer: Any, note: Callable[[str], None]) -> Tex
     ptx = run.rl.ptx
     if ptx.data is None or ptx.coef == 0:
         return None
-    texts, report = load_examples(
-        ptx.data, SFT(name="ptx", learn=ptx.learn), tokenizer, run.model.context_tokens, run.seed
-    )
+    algo, limit = SFT(name="ptx", learn=ptx.learn), run.model.context_tokens
+    texts, report = load_examples(ptx.data, algo, tokenizer, limit, run.seed, cache_folder(), note)
     note(f"mixed in: {report}")
     return TextStream(texts, run.seed)
 

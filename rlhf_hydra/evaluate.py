@@ -40,7 +40,8 @@ class Evaluator:
         self.run, self.tokenizer, self.last = run, tokenizer, -1
         self.prompts: list[Prompt] = []
         if run.eval.every:
-            self.prompts, report = load_prompts(eval_data(run), tokenizer, run.rollout.max_prompt_tokens)
+            limit = run.rollout.max_prompt_tokens
+            self.prompts, report = load_prompts(eval_data(run), tokenizer, limit, note=note)
             note(f"evaluation: {report}")
         self.sources = [source_of(prompt, run.eval.source_column) for prompt in self.prompts]
 

@@ -81,8 +81,8 @@ def prepare(run: RunConfig, tokenizer: Any, note: Note) -> tuple[Lessons, Lesson
     sources: dict[str, Any] = {}
 
     def load(data: Data, name: str) -> Examples:
-        cache = cache_folder()
-        examples, report = load_examples(data, run.supervised, tokenizer, run.model.context_tokens, run.seed, cache)
+        limit = run.model.context_tokens
+        examples, report = load_examples(data, run.supervised, tokenizer, limit, run.seed, cache_folder(), note)
         note(f"{'evaluation: ' if name == 'eval' else ''}{report}")
         sources[name] = report.record()
         return examples

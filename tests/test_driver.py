@@ -1,5 +1,6 @@
 """Whole runs in this process."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(algo, stra
         ["algo=grpo", "strategy.name=deepspeed", "policy.ema=0.9"],
         ["algo=reinforce", "policy.samples_per_update=16", "algo.shaping.normalize=running", "policy.ema=0.9"],
         ["algo=grpo", "data@algo.ptx.data=toy", "algo.ptx.coef=0.1", "algo.ptx.samples_per_update=5"],
-        ["algo=dapo"],
+        ["algo=dapo", "data=blend"],
         ["algo=dapo", "algo.filter.oversample=2.5", "algo.correction.weight=token", "engine.max_sequences=16"],
         ["algo=ppo", "policy.lora.rank=4", "critic.lora.rank=4", "policy.ema=0.9"],
     ],
@@ -47,6 +48,15 @@ def test_a_resumed_run_equals_one_that_never_stopped(options, tmp_path):
     assert weights(tmp_path / "resumed") == weights(tmp_path / "straight")
     if (tmp_path / "straight/model-ema").exists():
         assert weights(tmp_path / "resumed", "model-ema") == weights(tmp_path / "straight", "model-ema")
+
+
+def test_the_seed_decides_which_rows_of_a_blend_come_when(tmp_path):
+    def data(seed):
+        run(tmp_path / str(seed), *SMALL, "data=blend", "algo=grpo", "steps=1", f"seed={seed}")
+        saved = json.loads((tmp_path / str(seed) / "checkpoints/step-000001/driver.json").read_text())
+        return saved["state"]["prompts"]["fingerprint"]
+
+    assert data(0) != data(1)
 
 
 def test_what_a_run_leaves(tmp_path):

@@ -8,7 +8,10 @@ import sys
 import tempfile
 
 import pytest
+import torch
 from driving import SMALL, largest_difference, metrics, processes_with, run
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -45,6 +48,31 @@ def test_two_policy_workers_give_the_numbers_of_one(ppo_over_ray, ray_cluster, t
     seats = ["cluster.placement.policy.workers=2", "strategy.zero_stage=3"]
     two = run(tmp_path / "two", *OVER_RAY, *SMALL, "algo=ppo", "steps=6", *seats)
     assert largest_difference(metrics(ppo_over_ray), two) < 1e-3
+
+
+@pytest.mark.deepspeed
+def test_adapters_of_two_workers_are_those_of_one_and_reach_the_engine_merged(ray_cluster, tmp_path):
+    """Of a rank with which ZeRO-3 cuts the larger ones; the policy is its own reference."""
+    options = ["algo=grpo", "algo.kl.coef=0.01", "steps=2", "policy.lora.rank=128"]
+    seats = ["cluster.placement.policy.workers=2", "strategy.zero_stage=3"]
+    one = run(tmp_path / "one", *IN_PROCESS, *SMALL, *options, "strategy.name=single")
+    two = run(tmp_path / "two", *OVER_RAY, *SMALL, *options, *seats)
+    assert largest_difference(one, two) < 1e-3
+    assert all(row["engine/parity"] < 1e-5 for row in two) and two[-1]["policy/kl"] > 1e-3
+    assert_adapters_are_the_model(tmp_path / "two")
+
+
+def assert_adapters_are_the_model(folder):
+    """The exported adapters on the model that they were made for, in PEFT, say what the merged model says."""
+    base = json.loads((folder / "model-adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    tokens = torch.tensor([[3, 4, 5, 6, 3]])
+    with torch.no_grad():
+        plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        before = plain(tokens).logits
+        found = PeftModel.from_pretrained(plain, folder / "model-adapter").eval()(tokens).logits
+        wanted = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)(tokens).logits
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    assert (found - before).abs().max() > 1e-2
 
 
 @pytest.mark.deepspeed
@@ -117,13 +145,15 @@ TWO_WORKERS = ["cluster.placement.policy.workers=2", "strategy.zero_stage=2"]
 
 
 @pytest.mark.deepspeed
-@pytest.mark.parametrize("algo", ["sft", "dpo"])
-def test_a_supervised_run_over_two_workers_gives_the_numbers_of_this_process(algo, ray_cluster, tmp_path):
+@pytest.mark.parametrize("options", [["algo=sft"], ["algo=dpo", "policy.lora.rank=128"]])
+def test_a_supervised_run_over_two_workers_gives_the_numbers_of_this_process(options, ray_cluster, tmp_path):
     """The reference is asked by two workers as well, which then make room."""
-    local = run(tmp_path / "local", *LESSONS, f"algo={algo}")
-    two = run(tmp_path / "two", "cluster=cpu", *LESSONS, f"algo={algo}", *TWO_WORKERS)
+    local = run(tmp_path / "local", *LESSONS, *options)
+    two = run(tmp_path / "two", "cluster=cpu", *LESSONS, *options, *TWO_WORKERS)
     assert largest_difference(local, two) < 1e-3
     assert two[-1]["eval/loss"] < two[0]["eval/loss"]
+    if "policy.lora.rank=128" in options:
+        assert_adapters_are_the_model(tmp_path / "two")
     assert nothing_is_left(ray_cluster)
 
 

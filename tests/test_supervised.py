@@ -13,13 +13,16 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf_hydra.algos.objectives import objective
 from rlhf_hydra.cluster.group import LocalGroup
 from rlhf_hydra.cluster.roles import Learner
-from rlhf_hydra.config.schema import Supervised
+from rlhf_hydra.config.schema import ProcessReward, Supervised
 from rlhf_hydra.data.examples import load_examples
 from rlhf_hydra.exam import measure
 from rlhf_hydra.lessons import Lessons, Passes, others
 from rlhf_hydra.models.hub import resolve
 from rlhf_hydra.models.packed import pack
+from rlhf_hydra.rewards.base import Sample
+from rlhf_hydra.supervised import prepare
 from rlhf_hydra.tracking import jsonl
+from rlhf_hydra.workers.reward import ProcessModel
 from rlhf_hydra.workers.supervised import LearnerWorker
 
 QUICK = [
@@ -75,6 +78,24 @@ def test_every_objective_learns_the_toy_task(algo, tmp_path, taught):
     assert not accuracy or accuracy[-1] >= 0.6
     assert all(value is not None for row in rows for value in row.values())  # what is not finite is written as null
     assert len(series(rows, "train/loss")) == 40
+    if algo == "prm":
+        assert_judges_as_it_learned(tmp_path / "model", losses[-1])
+
+
+def assert_judges_as_it_learned(folder, loss):
+    """As a reward, a process model finds in the held-out steps the loss that the run ended with."""
+    config, tokenizer = compose(*QUICK, "algo=prm"), AutoTokenizer.from_pretrained(folder)
+    batch = prepare(config, tokenizer, print)[1].batch(range(13))
+    texts = ["".join(tokenizer.convert_ids_to_tokens(tokens)) for tokens in batch.tokens]
+    pairs = [(text[0], text[1:9:2]) for text in texts]  # c cpdpcpcp: prompt c, steps c d c c
+    samples = [Sample(*pair, tokens=tokenizer("".join(pair)).input_ids, prompt_tokens=1) for pair in pairs]
+    words = {"separator": "", "template": "{step}p", "placeholder": "p", "step_tokens": ["o", "n"]}
+    scores = ProcessModel(ProcessReward("prm", path=str(folder), **words), config, str(folder))(samples)
+    found = torch.tensor([step.reward for steps in scores.steps for step in steps])
+    right = batch.step_labels[batch.response_mask]
+    assert found.shape == (13 * 4,)
+    assert torch.nn.functional.binary_cross_entropy(found, right).item() == pytest.approx(loss, abs=1e-4)
+    assert found[right == 1].mean() > found[right == 0].mean() + 0.1
 
 
 @pytest.mark.parametrize(

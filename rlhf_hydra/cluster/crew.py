@@ -19,7 +19,7 @@ from rlhf_hydra.models.hub import resolve
 from rlhf_hydra.strategy.base import Rank
 from rlhf_hydra.workers.critic import CriticWorker
 from rlhf_hydra.workers.engine.base import EngineWorker, build_engine
-from rlhf_hydra.workers.policy import PolicyWorker, ReferenceWorker
+from rlhf_hydra.workers.policy import PolicyWorker, ReferenceWorker, StartWorker
 from rlhf_hydra.workers.reward import RewardWorker
 from rlhf_hydra.workers.supervised import LearnerWorker
 
@@ -76,7 +76,8 @@ def start_learner(run: RunConfig, unit: int, folder: str, note: Note) -> Iterato
 @contextmanager
 def start_reference(run: RunConfig, folder: str, note: Note) -> Iterator[TokenModel]:
     """A model that is only read, on the policy's seats, before the policy takes them."""
-    with started(run, {"policy": partial(ReferenceWorker, run, folder)}, note) as groups:
+    kind = ReferenceWorker if run.reference.path else StartWorker
+    with started(run, {"policy": partial(kind, run, folder)}, note) as groups:
         yield TokenModel(groups["policy"], run.policy.tokens_per_microbatch)
 
 

@@ -577,7 +577,7 @@ class LoRA(Section):
     """Layers that get adapters, by the end of their names, such as `q_proj`. Empty: all linear layers but the output
     layer."""
     quantize: str = choice("none", "none", "nf4")
-    """`nf4`: frozen weights of linear layers in 4 bits (QLoRA, arXiv 2305.14314). Needs a GPU and bitsandbytes."""
+    """`nf4`: frozen weights of linear layers in 4 bits (QLoRA, arXiv 2305.14314). Needs bitsandbytes."""
     export: str = choice("merged", "merged", "adapter")
     """`merged`: an ordinary model, and the adapters beside it as `model-adapter`. `adapter`: only they, for PEFT."""
 

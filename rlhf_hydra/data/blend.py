@@ -59,6 +59,7 @@ def together(cfg: Blend, reports: Sequence[DataReport], drawn: Sequence[Pick]) -
         source=f"blend of {len(reports)} sources",
         read=sum(report.read for report in reports),
         used=sum(report.used for report in reports),
+        made=len(drawn),
         dropped={f"{name}: {why}": n for name, report in named for why, n in report.dropped.items()},
         examples={f"{name}: {why}": row for name, report in named for why, row in report.examples.items()},
         max_tokens=max(report.max_tokens for report in reports),

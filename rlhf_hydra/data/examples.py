@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,10 +18,11 @@ from rlhf_hydra.data import sources, toy
 from rlhf_hydra.data import store as stores
 from rlhf_hydra.data.blend import permutation, picks, sources_of, together
 from rlhf_hydra.data.files import DataError, Rows
-from rlhf_hydra.data.formats import build_format, rows_each
-from rlhf_hydra.data.report import BadRow, DataReport, Ledger
+from rlhf_hydra.data.formats import rows_each
+from rlhf_hydra.data.making import Maker, tried
+from rlhf_hydra.data.report import BadRow, DataReport, Ledger, Note, unsaid
 from rlhf_hydra.data.store import Known, Numbered, Store
-from rlhf_hydra.data.templates import Line, Renderer, chat_template
+from rlhf_hydra.data.templates import chat_template
 
 
 class Examples:
@@ -83,18 +84,25 @@ class Examples:
 
 
 def load_examples(
-    cfg: Data, algo: Supervised, tokenizer: Any, context_tokens: int, seed: int = 0, cache: Path | None = None
+    cfg: Data,
+    algo: Supervised,
+    tokenizer: Any,
+    context_tokens: int,
+    seed: int = 0,
+    cache: Path | None = None,
+    note: Note = unsaid,
 ) -> tuple[Examples, DataReport]:
     """The usable examples of `cfg` for `algo`, in the order of the source or, of a blend, in that of `seed`, and a
-    report on all rows. With a `cache` they are tokenised only if they have not been before.
+    report on all rows. With a `cache` they are tokenised only if they have not been before; `note` is told how far that
+    is.
 
     Rows that cannot be used are counted by reason. A broken file, a column that the first row lacks, or no usable row
     at all is a DataError; with `data.strict`, so is the first bad row.
     """
     if not isinstance(cfg, Blend):
-        store, report = _load(cfg, algo, tokenizer, context_tokens, cache)
+        store, report = _load(cfg, algo, tokenizer, context_tokens, cache, note)
         return Examples([store], rows_each(algo), report.fingerprint), report
-    loaded = [_load(source, algo, tokenizer, context_tokens, cache) for source in sources_of(cfg).values()]
+    loaded = [_load(source, algo, tokenizer, context_tokens, cache, note) for source in sources_of(cfg).values()]
     drawn = picks(cfg, [len(store.origin) for store, _ in loaded], seed)
     report = together(cfg, [report for _, report in loaded], drawn)
     first = np.cumsum([0, *(len(store.origin) for store, _ in loaded)])
@@ -102,10 +110,12 @@ def load_examples(
     return Examples([store for store, _ in loaded], rows_each(algo), report.fingerprint, index), report
 
 
-def _load(cfg: Data, algo: Supervised, tokenizer: Any, context_tokens: int, cache: Path | None) -> stores.Made:
+def _load(
+    cfg: Data, algo: Supervised, tokenizer: Any, context_tokens: int, cache: Path | None, note: Note
+) -> stores.Made:
     """One source."""
     longest = min(cfg.max_tokens or context_tokens, context_tokens)
-    make = partial(_make, cfg, algo, tokenizer, longest)
+    make = partial(_make, cfg, algo, tokenizer, longest, note)
     if cache is None:
         return make(None)
     known = Known(cache)
@@ -116,9 +126,9 @@ def _load(cfg: Data, algo: Supervised, tokenizer: Any, context_tokens: int, cach
     return stores.cached(cache, _key(cfg, algo, tokenizer, longest, origin), make)
 
 
-def _make(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, folder: Path | None) -> stores.Made:
+def _make(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, note: Note, folder: Path | None) -> stores.Made:
     """Read, render and tokenise; into `folder`, or into memory."""
-    ledger = Ledger(sources.describe(cfg), cfg.strict)
+    ledger = Ledger(sources.describe(cfg), cfg.strict, note)
     found = _examples(cfg, algo, tokenizer, longest, ledger)
     store = stores.collect(found) if folder is None else stores.write(found, folder)
     noun = "pairs" if rows_each(algo) == 2 else "examples"
@@ -130,35 +140,20 @@ def _make(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, folder: Pat
 
 def _examples(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, ledger: Ledger) -> Iterator[Numbered]:
     try:
-        make = build_format(cfg, algo, Renderer(cfg, tokenizer))
+        make = Maker(cfg, algo, tokenizer, longest)
     except BadRow as bad:
         raise DataError(f"{ledger.source}: {bad}") from bad
-
-    def fitted(number: int, row: sources.Row) -> list[list[Line]]:
-        examples = [[_fit(line, longest, cfg.overlong) for line in example] for example in make(row)]
-        ledger.cut += any(was_cut for example in examples for _, was_cut in example)
-        return [[line for line, _ in example] for example in examples]
-
-    return ledger.usable(_rows(cfg, algo), fitted)
+    last = 0
+    for number, example in ledger.usable(tried(_rows(cfg, algo), make)):
+        if number != last and any(line.cut for line in example):
+            ledger.cut, last = ledger.cut + 1, number
+        yield number, example
 
 
 def _rows(cfg: Data, algo: Supervised) -> Rows:
     if isinstance(cfg, ToyData):
         return islice(toy.lessons(cfg, in_steps=isinstance(algo, PRM)), cfg.limit)
     return sources.read(cfg)
-
-
-def _fit(line: Line, longest: int, overlong: str) -> tuple[Line, bool]:
-    """`line`, and whether it was cut, at `longest` tokens, where `data.overlong` allows that. The first token of a row
-    is never learned."""
-    over = len(line.tokens) > longest
-    if over and overlong == "drop":
-        raise BadRow(f"longer than {longest} tokens (data.max_tokens, model.context_tokens)")
-    spans = [(max(start, 1), min(end, longest)) for start, end in line.learn]
-    spans = [(start, end) for start, end in spans if start < end]
-    if not spans:
-        raise BadRow(f"nothing to learn in its first {longest} tokens" if over else "nothing to learn")
-    return replace(line, tokens=line.tokens[:longest], learn=spans), over
 
 
 UNREAD = {"name", "weight", "rule", "label_column"}

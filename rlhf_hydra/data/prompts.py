@@ -11,7 +11,7 @@ from rlhf_hydra.data import sources, toy
 from rlhf_hydra.data.blend import permutation, picks, sources_of, together
 from rlhf_hydra.data.files import DataError, Row
 from rlhf_hydra.data.formats import present, text_or_messages
-from rlhf_hydra.data.report import BadKey, BadRow, DataReport, Ledger
+from rlhf_hydra.data.report import BadKey, BadRow, DataReport, Ledger, Note, attempt, unsaid
 from rlhf_hydra.data.templates import Message, Renderer
 
 
@@ -29,17 +29,20 @@ class Prompt:
     """The other columns of the row."""
 
 
-def load_prompts(cfg: Data, tokenizer: Any, max_prompt_tokens: int, seed: int = 0) -> tuple[list[Prompt], DataReport]:
+def load_prompts(
+    cfg: Data, tokenizer: Any, max_prompt_tokens: int, seed: int = 0, note: Note = unsaid
+) -> tuple[list[Prompt], DataReport]:
     """The usable prompts of `cfg`, in the order of the source or, of a blend, in that of `seed`, and a report.
 
     Rows without a usable prompt or label are dropped and counted, or with `data.strict` refused; a missing column, a
     broken file or no usable row at all is a DataError.
     """
     if isinstance(cfg, Blend):
-        loaded = [load_prompts(source, tokenizer, max_prompt_tokens) for source in sources_of(cfg).values()]
+        found = sources_of(cfg).values()
+        loaded = [load_prompts(source, tokenizer, max_prompt_tokens, seed, note) for source in found]
         drawn = picks(cfg, [len(prompts) for prompts, _ in loaded], seed)
         return [loaded[source][0][item] for source, item in drawn], together(cfg, [r for _, r in loaded], drawn)
-    ledger = Ledger(sources.describe(cfg), cfg.strict)
+    ledger = Ledger(sources.describe(cfg), cfg.strict, note)
     prompts = []
     for prompt in _tokenised(cfg, tokenizer, ledger):
         if not prompt.tokens:
@@ -48,7 +51,7 @@ def load_prompts(cfg: Data, tokenizer: Any, max_prompt_tokens: int, seed: int = 
             ledger.drop(f"longer than {max_prompt_tokens} tokens (rollout.max_prompt_tokens)", prompt.row)
         else:
             prompts.append(prompt)
-    ledger.used = len(prompts)
+    ledger.used = ledger.made = len(prompts)
     report = ledger.report(max((len(p.tokens) for p in prompts), default=0), fingerprint(prompts), "prompts")
     if not prompts:
         raise DataError(f"no usable prompt in column `{cfg.prompt_column}`\n{report}")
@@ -79,7 +82,8 @@ def _tokenised(cfg: Data, tokenizer: Any, ledger: Ledger) -> list[Prompt]:
         rest = {name: row[name] for name in row if name not in (column, label_column)}
         yield Prompt([], render(value, column, renderer), label, number, rest)
 
-    found = [prompt for _, prompt in ledger.usable(sources.read(cfg), make)]
+    rows = (attempt(make, number, row) for number, row in sources.read(cfg))
+    found = [prompt for _, prompt in ledger.usable(rows)]
     encode = renderer.encode_all if cfg.chat else renderer.opening_all
     return [replace(p, tokens=tokens) for p, tokens in zip(found, encode([p.text for p in found]), strict=True)]
 

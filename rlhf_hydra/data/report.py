@@ -1,12 +1,14 @@
 """What became of the rows: which are not used, and why."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from rlhf_hydra.data.files import DataError, Row, Rows, column
+from rlhf_hydra.data.files import DataError, Row, column
 
-Item = TypeVar("Item")
+Note = Callable[[str], None]
+"""Takes a line for people."""
 
 
 class BadRow(Exception):
@@ -26,6 +28,23 @@ class Refused(BadRow):
 
 
 @dataclass(frozen=True)
+class Tried:
+    """What a row was made into, or why it could not be."""
+
+    number: int
+    row: Row
+    items: list[Any]
+    bad: BadRow | None = None
+
+
+def attempt(make: Callable[[int, Row], Iterable[Any]], number: int, row: Row) -> Tried:
+    try:
+        return Tried(number, row, list(make(number, row)))
+    except BadRow as bad:
+        return Tried(number, row, [], bad)
+
+
+@dataclass(frozen=True)
 class DataReport:
     """What became of the rows. `str(report)` is a few lines for people."""
 
@@ -33,6 +52,8 @@ class DataReport:
     read: int
     used: int
     """Rows that are used."""
+    made: int
+    """What they have become, of `noun`: more where a row is taken apart, or where a blend draws it again."""
     dropped: dict[str, int]
     """Rows that are not used, by reason."""
     examples: dict[str, int]
@@ -50,39 +71,58 @@ class DataReport:
         return {"source": self.source, "fingerprint": self.fingerprint, "rows": self.used}
 
     def __str__(self) -> str:
-        head = f"{self.source}: {self.used} of {self.read} {self.noun}, up to {self.max_tokens} tokens"
+        became = self.noun if self.made == self.used else f"rows, as {self.made} {self.noun}"
+        head = f"{self.source}: {self.used} of {self.read} {became}, up to {self.max_tokens} tokens"
         reasons = (f"  dropped {count}: {why} (first: row {self.examples[why]})" for why, count in self.dropped.items())
         return "\n".join([head, *reasons, *(f"  {note}" for note in self.notes)])
+
+
+class Progress:
+    """Says how far a long reading is: after five seconds, and then ever more seldom, down to once a minute."""
+
+    def __init__(self, source: str, note: Note) -> None:
+        self.source, self.note = source, note
+        self.began, self.wait = time.monotonic(), 5.0
+        self.due = self.began + self.wait
+
+    def at(self, rows: int) -> None:
+        now = time.monotonic()
+        if now < self.due:
+            return
+        self.note(f"{self.source}: {rows:,} rows in {now - self.began:.0f} s, {rows / (now - self.began):,.0f} rows/s")
+        self.wait = min(60.0, 2 * self.wait)
+        self.due = now + self.wait
+
+
+def unsaid(text: str) -> None:
+    """A Note that nobody reads."""
 
 
 class Ledger:
     """Counts rows by what became of them; where `strict`, the first bad one is a DataError."""
 
-    def __init__(self, source: str, strict: bool) -> None:
-        self.source, self.strict = source, strict
-        self.read = self.used = self.cut = 0
+    def __init__(self, source: str, strict: bool, note: Note = unsaid) -> None:
+        self.source, self.strict, self.progress = source, strict, Progress(source, note)
+        self.read = self.used = self.made = self.cut = 0
         self.dropped: dict[str, int] = {}
         self.first: dict[str, int] = {}
 
-    def usable(self, rows: Rows, make: Callable[[int, Row], Iterable[Item]]) -> Iterator[tuple[int, Item]]:
-        """What `make` makes of each row, with the row's number. Rows for which it raises BadRow are counted. A column
-        that the first row lacks is a DataError at once, since it is more likely a wrong name than a bad row."""
-        for number, row in rows:
+    def usable(self, rows: Iterable[Tried]) -> Iterator[tuple[int, Any]]:
+        """What each row was made into, with the row's number. Bad ones are counted. A column that the first row lacks
+        is a DataError at once, since it is more likely a wrong name than a bad row."""
+        for row in rows:
             self.read += 1
-            where = f"{self.source}, row {number}"
-            try:
-                items = list(make(number, row))
-            except Refused as refused:
-                raise DataError(f"{where}: {refused}") from refused
-            except BadRow as bad:
-                if self.read == 1 and isinstance(bad, BadKey):
-                    raise DataError(f"{where}: {bad}") from bad
-                if self.read == 1 and bad.name is not None:
-                    column(row, bad.name, where)
-                self.drop(str(bad), number)
-            else:
-                self.used += 1
-                yield from ((number, item) for item in items)
+            self.progress.at(self.read)
+            if row.bad is None:
+                self.used, self.made = self.used + 1, self.made + len(row.items)
+                yield from ((row.number, item) for item in row.items)
+                continue
+            where = f"{self.source}, row {row.number}"
+            if isinstance(row.bad, Refused) or (self.read == 1 and isinstance(row.bad, BadKey)):
+                raise DataError(f"{where}: {row.bad}") from row.bad
+            if self.read == 1 and row.bad.name is not None:
+                column(row.row, row.bad.name, where)
+            self.drop(str(row.bad), row.number)
 
     def drop(self, why: str, row: int) -> None:
         if self.strict:
@@ -92,6 +132,5 @@ class Ledger:
 
     def report(self, max_tokens: int, fingerprint: str, noun: str) -> DataReport:
         notes = [f"cut {self.cut} rows at the end (data.overlong=cut)"] if self.cut else []
-        return DataReport(
-            self.source, self.read, self.used, self.dropped, self.first, max_tokens, fingerprint, noun, notes
-        )
+        counts = self.read, self.used, self.made
+        return DataReport(self.source, *counts, self.dropped, self.first, max_tokens, fingerprint, noun, notes)

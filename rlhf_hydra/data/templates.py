@@ -24,6 +24,8 @@ class Line:
     learn: list[Span]
     """Tokens to learn, [start, end) each, in order."""
     label: float = 0.0
+    cut: bool = False
+    """Whether it was longer."""
     steps: dict[int, float] | None = None
     """Probability of good by token, for the tokens that end a step."""
 

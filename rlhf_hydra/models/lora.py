@@ -58,6 +58,8 @@ class Adapters:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             inject_adapter_in_model(self._peft(model, head), model)
+        if self.cfg.quantize != "none":
+            forget_quantization(model)
         if head is not None:
             model.get_submodule(head).requires_grad_(True)
         for parameter in model.parameters():
@@ -111,7 +113,20 @@ def load_options(adapters: Adapters | None) -> dict[str, Any]:
         bnb_4bit_compute_dtype=adapters.dtype,
         bnb_4bit_use_double_quant=True,
     )
-    return {"dtype": adapters.dtype, "quantization_config": four_bits, "device_map": {"": 0}}
+    device = 0 if torch.cuda.is_available() else "cpu"
+    return {"dtype": adapters.dtype, "quantization_config": four_bits, "device_map": {"": device}}
+
+
+def forget_quantization(model: Any) -> None:
+    """From here on only the layers know that they are packed: what is exported is an ordinary model.
+
+    Without gradients, some CPUs would pack them in a second way, which PEFT cannot read; that is turned off.
+    """
+    del model.config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def targets(model: Any, wanted: list[str], head: str | None = None) -> list[str]:

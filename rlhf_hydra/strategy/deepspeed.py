@@ -36,6 +36,8 @@ class DeepSpeedTrainer:
         if optim is not None:
             arguments["optimizer"] = self._optimizer(cfg, model, optim)
         self.engine, *_ = deepspeed.initialize(**arguments)
+        if optim is not None and cfg.zero_stage == 0 and cfg.dtype != "float32":
+            self.engine.optimizer.optimizer.state.clear()  # of a step on zeros, which Adam would count as its first
         self.device = self.engine.device
         self.average = Average(self.engine.module, ema) if ema else None
 

@@ -62,6 +62,14 @@ class ReferenceWorker:
         self.follow(state.items(), keep=0.0)
 
 
+class StartWorker(ReferenceWorker):
+    """The policy as it begins, in the types of its frozen weights where it is to learn with adapters."""
+
+    def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
+        self.adapters = Adapters.of(run.policy.lora, run, folder)
+        super().__init__(run, folder, rank)
+
+
 class PolicyWorker(ReferenceWorker):
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.optim, self.ema, self.router_coef = run.policy.optim, run.policy.ema, run.policy.router_coef

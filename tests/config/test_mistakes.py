@@ -44,10 +44,12 @@ MISTAKES = {
         "Set strategy.name=single",
     ],
     "policy.lora.alpha=32": ["policy.lora.alpha=32", "policy.lora.rank=0, so there are no adapters", "rank=16"],
-    "policy.lora.rank=8 policy.lora.quantize=nf4": [
-        "policy.lora.quantize=nf4 (command line): 4-bit weights need an NVIDIA GPU",
+    "strategy.name=deepspeed strategy.dtype=float16": [
+        "strategy.dtype=float16 (command line): DeepSpeed trains in float16 on GPUs",
         "the policy has none on cluster=local",
+        "Set it to bfloat16",
     ],
+    "model=llama3-8b cluster=a100x8 strategy.dtype=float16 strategy.zero_stage=0": ["gradients of float16 vanish"],
     "model=llama3-8b cluster=a100x8 policy.lora.rank=8 policy.lora.quantize=nf4 strategy.zero_stage=3": [
         "strategy.zero_stage=3 shards them",
         "Set strategy.zero_stage=2.",

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from rlhf_hydra.config.check import checked_run
+from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.errors import ConfigError
 from rlhf_hydra.config.keys import all_keys
-from rlhf_hydra.config.openrlhf import GROUPS, PROGRAMS, import_text, table
-from rlhf_hydra.config.openrlhf_flags import BY_NAME, FLAGS
+from rlhf_hydra.config.openrlhf.command import PROGRAMS
+from rlhf_hydra.config.openrlhf.docs import table
+from rlhf_hydra.config.openrlhf.flags import BY_NAME, FLAGS
+from rlhf_hydra.config.openrlhf.translate import GROUPS, import_text
 from rlhf_hydra.config.store import find_conf_dir
 
 OPTIONS = [
@@ -81,6 +84,10 @@ SUPERVISED = {
     "prm": f"deepspeed --module openrlhf.cli.train_prm {LLAMA} --dataset d --input_key input --label_key value"
     " --placeholder_token ки --reward_tokens + -",
 }
+
+
+def compose(words):
+    return Composer().compose(words).run
 
 
 def overrides(text):
@@ -157,10 +164,54 @@ def test_supervised_commands_compose_and_check(kind):
 
 def test_the_guides_sft_command_by_hand():
     found = settings(import_text([SFT]))
-    assert found["data.template"] == "'User: {prompt}\nAssistant: '"  # a real line break, inside Hydra's quotes
     assert (found["data.max_tokens"], found["policy.tokens_per_microbatch"]) == ("4096", "8192")
     assert (found["policy.optim.lr"], found["algo.epochs"], found["data.limit"]) == ("5e-6", "1", "500000")
-    assert (found["data.prompt_column"], found["data.response_column"]) == ("question", "response")
+    # Columns and template are those of the choice: nothing is said twice.
+    assert {key: value for key, value in found.items() if key.startswith("data")} == {
+        "data": "openorca", "data.hub": "modelscope", "data.limit": "500000", "data.max_tokens": "4096",
+        "data.overlong": "cut",
+    }  # fmt: skip
+
+
+def test_data_that_differs_from_every_choice_is_named_as_it_is():
+    found = settings(import_text([SFT.replace("--input_key question", "--input_key system_prompt")]))
+    assert (found["data"], found["data.path"]) == ("jsonl", "AI-ModelScope/OpenOrca")
+    assert (found["data.prompt_column"], found["data.response_column"]) == ("system_prompt", "response")
+    assert found["data.template"] == "'User: {prompt}\nAssistant: '"  # a real line break, inside Hydra's quotes
+
+
+MIXTURE = "train_rm --dataset OpenRLHF/preference_dataset_mixture2_and_safe_pku"
+ORCA = "train_kd --dataset Open-Orca/OpenOrca --input_key question --output_key response --teacher_model b"
+FEEDBACK = "train_dpo --dataset HuggingFaceH4/ultrafeedback_binarized --apply_chat_template --train_split train_prefs"
+
+
+@pytest.mark.parametrize(
+    ("program", "choice"),
+    [
+        (f"{MIXTURE} --apply_chat_template", "preference_mixture"),
+        (MIXTURE, "jsonl"),
+        ("train_dpo --dataset Anthropic/hh-rlhf --chosen_key chosen --rejected_key rejected", "hh"),
+        (f"{FEEDBACK} --input_key prompt", "ultrafeedback"),
+        (FEEDBACK, "jsonl"),
+        ("train_prm --dataset zhuzilin/Math-Shepherd --label_key value --placeholder_token ки", "math_shepherd"),
+        ("train_prm --dataset peiyi9979/Math-Shepherd --label_key label --placeholder_token ки", "jsonl"),
+        (ORCA, "openorca"),
+        (f"{ORCA} --use_ms", "jsonl"),
+    ],
+)
+def test_data_that_ships_is_named_by_its_choice(program, choice):
+    command = f"deepspeed --module openrlhf.cli.{program} {LLAMA} --eval_dataset test.jsonl --eval_steps 10"
+    words = overrides(import_text([command]))
+    assert f"data={choice}" in words
+    run, source = compose(words), program.split()[2]
+    assert (run.data.path, run.eval.data.path) == (source, "test.jsonl")
+    columns = ("prompt_column", "response_column", "chosen_column", "steps_column", "chat", "template")
+    assert [getattr(run.eval.data, key) for key in columns] == [getattr(run.data, key) for key in columns]
+
+
+def test_texts_beside_the_prompts():
+    run = compose(overrides(import_text([PPO + " --pretrain_data texts.jsonl --ptx_coef 0.1"])))
+    assert (run.rl.ptx.data.path, run.rl.ptx.coef, run.data.name) == ("texts.jsonl", 0.1, "prompt_collection")
 
 
 def test_a_template_with_a_line_break_arrives_whole():

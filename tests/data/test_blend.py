@@ -96,7 +96,8 @@ def test_the_seed_is_part_of_the_fingerprint():
 def test_prompts_of_several_sources():
     prompts, report = load_prompts(Blend(name="b", sources=TOYS, until="all"), letters(), 10)
     assert {prompt.text for prompt in prompts} == set("abcdefgh")
-    assert report.source == "blend of 2 sources"
+    assert report.source == "blend of 2 sources" and report.made == len(prompts) > 84
+    assert f"84 of 84 rows, as {len(prompts)} prompts" in str(report)
     assert prompts == load_prompts(Blend(name="b", sources=TOYS, until="all"), letters(), 10)[0]
 
 

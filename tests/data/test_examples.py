@@ -278,7 +278,8 @@ def test_pairs_are_taken_apart(jsonl):
     assert rows == PAIR
     assert examples.batch([0, 1]).labels.tolist() == [1, 0]
     assert examples.batch([0, 1]).group.tolist() == [0, 1]
-    assert (report.read, report.used, len(examples)) == (1, 1, 2)
+    assert (report.read, report.used, report.made, len(examples)) == (1, 1, 2, 2)
+    assert str(report).endswith("1 of 1 rows, as 2 examples, up to 5 tokens")
 
 
 # --------------------------------------------------------------------------------------------------------------- PRM

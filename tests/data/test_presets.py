@@ -33,6 +33,7 @@ FEEDBACK = {
     "prompt": "q", "prompt_id": "1", "chosen": messages("q", "yes"), "rejected": messages("q", "no"),
     "messages": messages("q", "yes"), "score_chosen": 8.0, "score_rejected": 6.5,
 }  # fmt: skip
+PLAIN = {"instruction": "q", "chosen": "yes", "rejected": "no"}
 TALK = "\n\nHuman: hi\n\nAssistant: ho\n\nHuman: so\n\nAssistant:"
 MIXED = {"chosen": messages("a", "b", "c", "yes"), "rejected": messages("a", "b", "c", "no")}
 SHEPHERD = {"input": "q step one ки\nstep two ки", "value": ["+", "-"]}
@@ -42,6 +43,7 @@ CARDS: list[tuple[str, tuple[str, ...], Any, dict[str, Any], list[str]]] = [
     ("preference_mixture", (), RM, MIXED, ["yes</s>", "no</s>"]),
     ("ultrafeedback", (), DPO, FEEDBACK, ["yes</s>", "no</s>"]),
     ("ultrafeedback", (), KTO, FEEDBACK, ["yes</s>", "no</s>"]),
+    ("ultrafeedback", ("data.hub=modelscope",), DPO, PLAIN, ["yes</s>", "no</s>"]),
     ("hh", (), DPO, {"chosen": f"{TALK} yes", "rejected": f"{TALK} no"}, [" yes</s>", " no</s>"]),
     ("math_shepherd", (), PRM, SHEPHERD, ["ки", "ки"]),
     ("math_shepherd", ("data.steps_column=label",), PRM, AUTHORS, ["ки", "ки"]),
@@ -73,4 +75,7 @@ def test_each_hub_has_its_own_names(preset):
     assert preset("openorca").path == "Open-Orca/OpenOrca"
     assert preset("openorca", "data.hub=modelscope").path == "AI-ModelScope/OpenOrca"
     assert preset("prompt_collection", "data.hub=modelscope").path == "AI-ModelScope/prompt-collection-v0.1"
+    assert preset("gsm8k", "data.hub=modelscope").path == "AI-ModelScope/gsm8k"
+    assert preset("ultrafeedback").split == "train_prefs"
+    assert preset("ultrafeedback", "data.hub=modelscope").split == "train"
     assert preset("openorca", "data.hub=modelscope", "data.path=my/own").path == "my/own"

@@ -19,7 +19,7 @@ from rlhf_hydra.cluster.roles import shards
 from rlhf_hydra.config.schema import LoRA, Optim, Policy, Strategy
 from rlhf_hydra.models.lora import merged
 from rlhf_hydra.models.tiny import letter_tokenizer
-from rlhf_hydra.strategy.base import Rank
+from rlhf_hydra.strategy.base import Rank, build_trainer
 from rlhf_hydra.workers.policy import PolicyWorker, bare
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
@@ -191,6 +191,19 @@ def test_bfloat16_learns_about_the_same(trained, single):
     weights = {name: tensor.float() for name, tensor in trained["bfloat16", 2][0]["weights"].items()}
     assert moved(weights, single["bfloat16"]["start"]) > 1e-3
     close(weights, single["bfloat16"]["weights"], 2e-2)
+
+
+def test_the_first_step_in_bfloat16_is_adams_first_where_nothing_is_sharded():
+    # w = 2, loss 3 w: g = 3. m / (1 - b1) = 3, v / (1 - b2) = 9: w <- 2 - 0.25 * 3 / 3 = 1.75. A counter that is one
+    # ahead, by a step on zeros, would make it 2 - 0.25 * (0.1 / 0.19) / sqrt(0.05 / 0.0975) = 1.82.
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 2.0)
+    optim = Optim(lr=0.25, schedule="constant", warmup_ratio=0, max_grad_norm=0)
+    strategy = Strategy(name="deepspeed", zero_stage=0, dtype="bfloat16")
+    trainer = build_trainer(strategy, model, optim, 1, Rank())
+    trainer.backward(3 * trainer.forward(torch.ones(1, 1, dtype=torch.bfloat16), train=True).sum(), last=True)
+    assert trainer.step()["skipped"] == 0
+    assert dict(trainer.weights())["weight"].item() == 1.75
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -13,7 +13,7 @@ from rlhf_hydra.config.schema import PPO, Critic, Engine, LoRA, Optim, Policy
 from rlhf_hydra.strategy.base import Rank
 from rlhf_hydra.workers.critic import CriticWorker
 from rlhf_hydra.workers.engine.hf import HFEngine
-from rlhf_hydra.workers.policy import PolicyWorker, ReferenceWorker
+from rlhf_hydra.workers.policy import PolicyWorker, ReferenceWorker, StartWorker
 
 RANK, MAX_TOKENS = 4, 1000
 PROBES = [[3, 4, 5, 6], [7, 8], [9, 3, 3, 3, 3, 1], [5]]
@@ -129,6 +129,26 @@ def test_exports_the_adapters_alone_when_asked(tiny, run, make_run, tmp_path):
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= names
     assert "model.safetensors" not in names and not (tmp_path / "model-adapter").exists()
     assert torch.equal(logprobs(tmp_path / "model"), logprobs(tiny))  # transformers finds the model below them
+
+
+def test_4_bit_weights_are_read_as_the_numbers_that_they_stand_for(tiny, run, make_run, take, rollout, tmp_path):
+    """By the engine, by the reference, and in the exported model, which is an ordinary one."""
+    pytest.importorskip("bitsandbytes")
+    lora = LoRA(rank=RANK, quantize="nf4")
+    run = make_run(algo=run.algo, steps=8, policy=Policy(samples_per_update=8, optim=Optim(lr=1e-2), lora=lora))
+    policy = TokenModel(LocalGroup("policy", lambda rank: PolicyWorker(run, tiny, rank), 1), MAX_TOKENS)
+    start = TokenModel(LocalGroup("policy", lambda rank: StartWorker(run, tiny, rank), 1), MAX_TOKENS)
+    assert torch.equal(policy.logprobs(rollout, 1.0).get(), start.logprobs(rollout, 1.0).get())
+    engines = Engines(LocalGroup("engine", lambda rank: HFEngine(tiny, Engine(), 64), 1))
+    take(policy.group.workers[0])
+    push(policy, engines, version=1)
+    assert verify(policy, engines, PROBES, 1, tolerance=1e-5) < 1e-5
+    policy.group.workers[0].export(tmp_path / "model")
+    assert "quantization_config" not in (tmp_path / "model/config.json").read_text()
+    exported = HFEngine(str(tmp_path / "model"), Engine(), 64).logprobs(PROBES)
+    for found, wanted in zip(exported, engines.logprobs(PROBES)[0], strict=True):
+        assert found == pytest.approx(wanted, abs=1e-5)
+    assert (logprobs(tmp_path / "model") - logprobs(tiny)).abs().max() > 0.01
 
 
 def test_a_critic_with_adapters_learns_and_goes_on(tiny, run, take, tmp_path):

@@ -1,7 +1,7 @@
 """What each option of OpenRLHF's programs is here; newest name first, then its older ones.
 
 `to`: overrides with `{}` for the option's values, parted by blanks. `together`: keys that several options decide
-(`openrlhf.py`). `nothing`: no key is needed. `none`: there is nothing like it here. The last two say why.
+(the files beside this one). `nothing`: no key is needed. `none`: there is nothing like it here. The last two say why.
 """
 
 from dataclasses import dataclass
@@ -216,7 +216,11 @@ FLAGS: list[Flag] = [
     to("placeholder_token", "data.placeholder={}"),
     together("reward_tokens", "data.step_tokens"),
     # -------------------------------------------------------------------------------------------------------- data
-    together("data.prompt_dataset data.dataset prompt_data dataset", "data=jsonl data.path"),
+    together(
+        "data.prompt_dataset data.dataset prompt_data dataset",
+        "data=jsonl data.path",
+        "or a choice that ships, if its columns are the same",
+    ),
     together("data.prompt_probs data.dataset_probs prompt_data_probs dataset_probs", "data.path", "one source"),
     to("data.prompt_split data.dataset_split prompt_split train_split", "data.split={}"),
     to("data.input_key data.prompt_key input_key prompt_key", "data.prompt_column={}"),
@@ -228,15 +232,15 @@ FLAGS: list[Flag] = [
     none("data.max_images_per_prompt max_images_per_prompt", "models read text"),
     together("data.input_template input_template", "data.template"),
     to("data.apply_chat_template apply_chat_template", "data.chat=true"),
-    none("data.tokenizer_chat_template tokenizer_chat_template", "the tokenizer's chat template is used"),
+    to("data.tokenizer_chat_template tokenizer_chat_template", "data.chat_template={}"),
     together("data.max_len max_len", f"{LENGTHS}; data.max_tokens"),
     to("data.max_samples max_samples", "data.limit={}"),
     nothing("data.disable_fast_tokenizer disable_fast_tokenizer", "the model's tokenizer is taken as it is"),
     nothing("data.dataloader_num_workers dataloader_num_workers", "data are tokenized once, before the run"),
-    none("pretrain_data", "RL has no second loss on texts"),
-    none("pretrain_data_probs", "RL has no second loss on texts"),
-    none("pretrain_split", "RL has no second loss on texts"),
-    none("ptx_coef", "RL has no second loss on texts"),
+    together("pretrain_data", "data@algo.ptx.data=jsonl algo.ptx.data.path"),
+    together("pretrain_data_probs", "algo.ptx.data.path", "one source"),
+    together("pretrain_split", "algo.ptx.data.split"),
+    together("ptx_coef", "algo.ptx.coef"),
     # ------------------------------------------------------------------------------------------------- evaluation
     together("eval.dataset eval_dataset", "data@eval.data=jsonl eval.data.path"),
     together("eval.split eval_split", "eval.data.split"),
@@ -256,7 +260,7 @@ FLAGS: list[Flag] = [
     nothing("logger.logging_steps logging_steps", "every step is logged"),
     together("logger.wandb.key use_wandb", "tracking=wandb", "the key comes from WANDB_API_KEY"),
     none("logger.wandb.org wandb_org", "set WANDB_ENTITY"),
-    none("logger.wandb.group wandb_group", "set WANDB_RUN_GROUP"),
+    to("logger.wandb.group wandb_group", "tracking.group={}"),
     to("logger.wandb.project wandb_project", "tracking.project={}"),
     none("logger.wandb.run_name wandb_run_name", "set WANDB_NAME"),
     together("logger.tensorboard_dir use_tensorboard", "tracking=tensorboard"),

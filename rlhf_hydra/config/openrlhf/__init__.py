@@ -1,0 +1,1 @@
+"""OpenRLHF's commands as commands of this project."""

@@ -1,0 +1,131 @@
+"""A command of OpenRLHF, read: its launcher, its program and its options in all spellings."""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rlhf_hydra.config.errors import ConfigError, Problem, nearest
+from rlhf_hydra.config.openrlhf.flags import BY_NAME
+
+PROGRAMS = {
+    "train_sft": "sft", "train_rm": "rm", "train_prm": "prm", "train_dpo": "dpo", "train_kto": "kto",
+    "train_kd": "kd", "train_ppo": "rl", "train_ppo_ray": "rl",
+}  # fmt: skip
+
+NO_PROGRAM = {
+    "serve_rm": "no reward server; a run loads its reward model itself: reward=model reward.path=...",
+    "batch_inference": "no run over prompts without training",
+    "lora_combiner": "policy.lora.export=merged writes the merged model at the end of a run",
+    "interactive_chat": "no chat",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of theirs, read."""
+
+    kind: str
+    gpus: int | None
+    """That the launcher names."""
+    given: Mapping[str, list[str]]
+    """Newest name of each option -> its values."""
+    unprefixed: frozenset[str]
+    """Options in a form that holds for policy and critic alike."""
+    spelled: tuple[str, ...] = ()
+    """Names as they were given."""
+    problems: list[Problem] = field(default_factory=list)
+
+    def text(self, name: str, default: str = "") -> str:
+        return " ".join(self.given.get(name, [])) or default
+
+    def number(self, name: str, default: int = 0) -> int:
+        return int(float(self.text(name, str(default))))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.given
+
+    @property
+    def estimator(self) -> str:
+        return self.text("algo.advantage.estimator", "gae")
+
+    @property
+    def has_critic(self) -> bool:
+        return self.kind == "rl" and self.estimator == "gae"
+
+    @property
+    def is_new(self) -> bool:
+        """Dotted names came with other defaults."""
+        return any("." in name for name in self.spelled)
+
+
+def read(words: Sequence[str]) -> Command:
+    """Words as the shell gives them, or the whole command in one."""
+    tokens = split(words[0]) if len(words) == 1 else list(words)
+    at = next((i for i, token in enumerate(tokens) if program(token)), None)
+    if at is None:
+        fix = f"Give the whole command; it names one of {', '.join(PROGRAMS)}."
+        raise ConfigError([Problem("import", "task=import_openrlhf", "no program of OpenRLHF in this command", fix)])
+    name = program(tokens[at])
+    if name not in PROGRAMS:
+        says = f"{name} has no equivalent: {NO_PROGRAM[name]}"
+        raise ConfigError([Problem("import", "task=import_openrlhf", says)])
+    given: dict[str, list[str]] = {}
+    problems, spelled, shared = [], [], set()
+    for word, values in options(tokens[at + 1 :]):
+        flag = BY_NAME.get(word)
+        if flag is None:
+            problems.append(unknown(word))
+            continue
+        spelled.append(word)
+        given[flag.names[0]] = values
+        if not word.startswith(("actor.", "critic.", "actor_", "critic_")):
+            shared.add(flag.names[0])
+    gpus = launched_gpus(tokens[:at])
+    return Command(PROGRAMS[name], gpus, given, frozenset(shared), tuple(spelled), problems)
+
+
+def split(text: str) -> list[str]:
+    """A pasted command: continued lines, comments, and bash's $'...' too."""
+    text = re.sub(r"\\\s*\n", " ", text)
+    ansi = [m.encode().decode("unicode_escape") for m in re.findall(r"\$'((?:[^'\\]|\\.)*)'", text)]
+    text = re.sub(r"\$'(?:[^'\\]|\\.)*'", "\0", text)
+    found = iter(ansi)
+    return [token if token != "\0" else next(found) for token in shlex.split(text, comments=True)]
+
+
+def program(token: str) -> str:
+    """`openrlhf.cli.train_sft`, `openrlhf/cli/train_sft.py` or `train_sft` -> `train_sft`; else ''."""
+    name = re.sub(r"\.py$", "", token).replace("/", ".").rpartition(".")[2]
+    return name if name in PROGRAMS or name in NO_PROGRAM else ""
+
+
+def launched_gpus(tokens: Sequence[str]) -> int | None:
+    """GPUs that `deepspeed --num_gpus N`, `--include HOST:0,1` or CUDA_VISIBLE_DEVICES name; None where none does."""
+    text = " ".join(tokens)
+    nodes = re.search(r"--num_nodes[ =](\d+)", text)
+    if found := re.search(r"--num_gpus[ =](\d+)", text):
+        return int(found[1]) * int(nodes[1] if nodes else 1)
+    if found := re.search(r"(?:CUDA_VISIBLE_DEVICES=|--include[ =]\w+:)([\d,]+)", text):
+        return len(found[1].strip(",").split(","))
+    return None
+
+
+def options(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """`--a 1 2 --b=3` -> (a, [1, 2]), (b, [3])."""
+    name, values = "", list[str]()
+    for token in tokens:
+        if token.startswith("--") and len(token) > 2:
+            if name:
+                yield name, values
+            name, found, value = token[2:].partition("=")
+            name, values = name.replace("-", "_"), [value] if found else []
+        elif name and token != "\\":
+            values.append(token)
+    if name:
+        yield name, values
+
+
+def unknown(word: str) -> Problem:
+    near = [f"--{name}" for name in nearest(word, BY_NAME)]
+    return Problem("import", f"--{word}", "is no option of OpenRLHF", f"Did you mean {' or '.join(near)}?" * bool(near))
