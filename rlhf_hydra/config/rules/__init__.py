@@ -23,6 +23,7 @@ RULES: list[Rule] = [
     placement.cluster_gpus,
     placement.sharding,
     placement.whole_matrices,
+    placement.half_precision,
     placement.adapters,
     placement.local_backend,
     memory.gpu_memory,

@@ -84,6 +84,18 @@ def sharding(run: RunConfig) -> Iterator[Problem]:
         yield Problem("", "strategy.offload_optimizer", "needs DeepSpeed with sharded optimizer states", fix)
 
 
+def half_precision(run: RunConfig) -> Iterator[Problem]:
+    """DeepSpeed scales losses of float16 on GPUs, and (up to 0.19) only where it shards something."""
+    if run.strategy.name != "deepspeed" or run.strategy.dtype != "float16":
+        return
+    if blind := [role for role in TRAINED if role in roles(run) and not seat(run, role).gpus]:
+        says = f"DeepSpeed trains in float16 on GPUs, and the {blind[0]} has none on cluster={run.cluster.name}"
+        yield Problem("", "strategy.dtype", says, "Set it to bfloat16 or float32, or strategy.name=single.")
+    if run.strategy.zero_stage == 0:
+        says = "with strategy.zero_stage=0 DeepSpeed does not scale the loss, and gradients of float16 vanish"
+        yield Problem("", "strategy.dtype", says, "Set strategy.zero_stage=1, or strategy.dtype=bfloat16.")
+
+
 def whole_matrices(run: RunConfig) -> Iterator[Problem]:
     """Muon turns whole matrices; DeepSpeed keeps gradients and states in flat pieces, and clips after the turn."""
     for role in (role for role in TRAINED if role in roles(run)):
@@ -93,16 +105,13 @@ def whole_matrices(run: RunConfig) -> Iterator[Problem]:
 
 
 def adapters(run: RunConfig) -> Iterator[Problem]:
-    """Settings of adapters need adapters; 4-bit weights need a GPU, and cannot be cut into parts."""
+    """Settings of adapters need adapters; 4-bit weights cannot be cut into parts."""
     for role in (role for role in TRAINED if role in roles(run)):
         lora, key = trained(run, role).lora, f"{role}.lora"
         if lora.rank == 0 and lora != LoRA():
             odd = next(f.name for f in fields(lora) if getattr(lora, f.name) != getattr(LoRA(), f.name))
             fix = f"Set {key}.rank=16, for example, or drop it."
             yield Problem("", f"{key}.{odd}", f"{key}.rank=0, so there are no adapters and all weights learn", fix)
-        elif lora.quantize != "none" and not seat(run, role).gpus:
-            says = f"4-bit weights need an NVIDIA GPU, and the {role} has none on cluster={run.cluster.name}"
-            yield Problem("", f"{key}.quantize", says, f"Drop it, or take a cluster whose {role} has GPUs.")
         elif lora.quantize != "none" and run.strategy.name == "deepspeed" and run.strategy.zero_stage == 3:
             says = "4-bit weights cannot be sharded, and strategy.zero_stage=3 shards them"
             yield Problem("", f"{key}.quantize", says, "Set strategy.zero_stage=2.")
