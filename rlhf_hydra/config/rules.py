@@ -123,7 +123,7 @@ def filter_function(run: RunConfig) -> Iterator[Problem]:
         fix = "Set algo.filter.path=file.py:function, a function of (samples, rewards)."
         yield Problem("", "algo.filter.path", "algo.filter.by=function needs a function", fix)
     else:
-        yield from check_function("algo.filter", FunctionReward(path=chosen.path))
+        yield from check_function(run, "algo.filter", FunctionReward(path=chosen.path))
 
 
 def oversampling(run: RunConfig) -> Iterator[Problem]:
@@ -265,8 +265,9 @@ def looks_local(path: str) -> bool:
     return path.startswith(("/", "./", "../", "~")) or path.endswith(FILE_SUFFIXES)
 
 
-def is_absent(path: str) -> bool:
-    return looks_local(path) and not Path(path).expanduser().exists()
+def is_absent(run: RunConfig, path: str) -> bool:
+    """Whether a file of this machine is meant that is not there. A run that is sent elsewhere finds its files there."""
+    return not run.cluster.is_elsewhere and looks_local(path) and not Path(path).expanduser().exists()
 
 
 def no_such_file(key: str, path: str) -> Problem:
@@ -310,7 +311,7 @@ def data_source(run: RunConfig) -> Iterator[Problem]:
         if data.path is None and not isinstance(data, ToyData):
             fix = f"Set {key}.path to a file or the id of a dataset."
             yield Problem("", f"{key}.path", "no source of prompts", fix)
-        elif data.path and data.path != MISSING and is_absent(data.path):
+        elif data.path and data.path != MISSING and is_absent(run, data.path):
             yield no_such_file(f"{key}.path", data.path)
 
 
@@ -352,7 +353,7 @@ def model_folder(run: RunConfig) -> Iterator[Problem]:
         ("reference", run.reference.path),
         *rewards,
     ]:
-        if path and path != MISSING and is_absent(path):
+        if path and path != MISSING and is_absent(run, path):
             yield no_such_file(f"{key}.path", path)
 
 
@@ -406,10 +407,10 @@ def missing_labels(source: str, data: Data, rewards: Sequence[tuple[str, Any]]) 
 def reward_function(run: RunConfig) -> Iterator[Problem]:
     for key, part in named_rewards(run):
         if isinstance(part, FunctionReward) and part.path != MISSING:
-            yield from check_function(key, part)
+            yield from check_function(run, key, part)
 
 
-def check_function(key: str, reward: FunctionReward) -> Iterator[Problem]:
+def check_function(run: RunConfig, key: str, reward: FunctionReward) -> Iterator[Problem]:
     """The file and function exist, and the function takes `kwargs`. Read, not run: nothing is imported."""
     module, _, name = reward.path.rpartition(":")
     if not module or not name.isidentifier():
@@ -420,7 +421,8 @@ def check_function(key: str, reward: FunctionReward) -> Iterator[Problem]:
     file = Path(module).expanduser() if module.endswith(".py") else find_module(module)
     if file is None or not file.is_file():
         is_file = module.endswith(".py")
-        yield no_such_file(f"{key}.path", module) if is_file else Problem("", f"{key}.path", f"no module {module}")
+        if not run.cluster.is_elsewhere:
+            yield no_such_file(f"{key}.path", module) if is_file else Problem("", f"{key}.path", f"no module {module}")
     elif file.suffix == ".py":  # a compiled module cannot be read
         yield from check_definition(key, reward, file, name)
 
@@ -686,7 +688,7 @@ def step_words(run: RunConfig) -> Iterator[Problem]:
 
 
 def teacher(run: RunConfig) -> Iterator[Problem]:
-    if isinstance(run.algo, KD) and is_absent(run.algo.teacher.path):
+    if isinstance(run.algo, KD) and is_absent(run, run.algo.teacher.path):
         yield no_such_file("algo.teacher.path", run.algo.teacher.path)
 
 
@@ -695,7 +697,7 @@ def fixed_reference(run: RunConfig) -> Iterator[Problem]:
     path = run.reference.path
     if path is not None and not isinstance(run.algo, DPO | KTO):
         yield Problem("", "reference.path", f"algo={run.algo.name} has no reference", "Drop it.")
-    elif path is not None and is_absent(path):
+    elif path is not None and is_absent(run, path):
         yield no_such_file("reference.path", path)
     for name, used in (("ema", run.reference.ema is not None), ("refresh_every", run.reference.refresh_every > 0)):
         if used:
