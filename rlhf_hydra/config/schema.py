@@ -452,6 +452,11 @@ class Placement(Section):
     engine: Seat = part(Seat)
 
 
+def is_dashboard(address: str | None) -> bool:
+    """Whether commands are sent to `address`, such as `http://head:8265`, rather than connected with it."""
+    return (address or "").startswith(("http://", "https://"))
+
+
 @dataclass
 class Cluster(Section):
     """Hardware facts, and who sits where."""
@@ -467,12 +472,18 @@ class Cluster(Section):
     gpu: GPU = part(GPU)
     interconnect: Interconnect = part(Interconnect)
     address: Optional[str] = None
-    """Address of a running Ray cluster (`host:port`). null: `RAY_ADDRESS`, or else a private one on this machine."""
+    """Address of a running Ray cluster: `host:port` where this machine is a node of it, `http://host:8265` to send it
+    the command (`docs/sweeps.md`). null: `RAY_ADDRESS`, or else a private one on this machine."""
     cpus_per_worker: float = number(1.0, gt=0)
     """CPU cores that Ray sets aside for a worker (and for a GPU, shared by its residents)."""
     placement: Placement = part(Placement)
     start_timeout_s: float = number(120.0, gt=0)
     """How long to wait for the placement group before giving up with a table of asked against available."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the command is sent to `address`, the URL of a cluster's dashboard."""
+        return is_dashboard(self.address)
 
 
 @dataclass

@@ -126,19 +126,25 @@ def launch(source: Source, runs: Mapping[str, RunConfig], cfg: Sweep, screen: Sc
 @contextmanager
 def cluster(runs: Mapping[str, RunConfig], say: Callable[[str], None]) -> Iterator[tuple[str | None, Amounts]]:
     """The Ray cluster of all trials, started here unless one is named, if any of them needs one; and what there is."""
-    addresses = {run.cluster.address for run in runs.values() if run.cluster.backend == "ray"}
-    if not addresses:
+    over_ray = [run for run in runs.values() if run.cluster.backend == "ray"]
+    if not over_ray:
         yield None, here()
         return
-    if len(addresses) > 1:
-        fix = "Give all trials the same."
-        raise ConfigError([Problem("sweep", "cluster.address", "a sweep runs on one Ray cluster", fix)])
     from rlhf_hydra.cluster.ray_group import attached, cluster_resources
 
-    named, begin = addresses.pop() or os.environ.get("RAY_ADDRESS"), time.monotonic()
+    named, begin = one_address(over_ray) or os.environ.get("RAY_ADDRESS"), time.monotonic()
     if not named:
         Room(here()).require(runs)
     with attached(named) as address:
         took = "" if named else f", started in {time.monotonic() - begin:.0f} s"
         say(f"one Ray cluster for all trials: {address}{took}")
         yield address, {**here(), **cluster_resources()}
+
+
+def one_address(runs: Sequence[RunConfig]) -> str | None:
+    """The Ray cluster that all of them name, if they name one. ConfigError if they differ."""
+    addresses = {run.cluster.address for run in runs if run.cluster.backend == "ray"}
+    if len(addresses) > 1:
+        fix = "Give all trials the same."
+        raise ConfigError([Problem("sweep", "cluster.address", "a sweep runs on one Ray cluster", fix)])
+    return addresses.pop() if addresses else None
