@@ -235,7 +235,8 @@ def sweep(args: Namespace, composer: Composer) -> None:
     runs = list(checked_runs(args, composer))
     conduct.one_address([run for _, run in runs])
     for _, run in runs:
-        settle(args, run)
+        if run.sweep.backend == "local":
+            settle(args, run)
     folder = composer.sweep_folder(args.overrides, runs[0][1].outputs)
     sys.exit(conduct.start(composer, args.overrides, runs, folder))
 

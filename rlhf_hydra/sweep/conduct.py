@@ -12,12 +12,13 @@ from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem
 from rlhf_hydra.config.schema import OptunaSweep, RunConfig, Sweep
 from rlhf_hydra.interrupts import Interrupts, Stopped
-from rlhf_hydra.sweep.launch import Launcher, Listed, Source, environment
+from rlhf_hydra.sweep.launch import Here, Launcher, Listed, Source, environment
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.report import study, write
 from rlhf_hydra.sweep.room import Amounts, Room, here
 from rlhf_hydra.sweep.runs import read_sweep
 from rlhf_hydra.sweep.search import Study
+from rlhf_hydra.sweep.slurm import Queue, on_slurm
 from rlhf_hydra.sweep.space import Point, Space, name_of
 from rlhf_hydra.sweep.table import Screen
 from rlhf_hydra.sweep.trial import Book, Trial, locked
@@ -93,7 +94,7 @@ def conduct(book: Book, source: Source, to_come: Mapping[str, RunConfig], first:
     with Interrupts() as interrupts, Screen(book.trials, Objective.of(first)) as screen:
         try:
             if to_come:
-                launch(source, to_come, first.sweep, screen, interrupts)
+                launch(source, to_come, first.sweep, screen, interrupts, book.folder)
         except Stopped as stop:
             code = stop.code
     screen.sum_up(book.folder)
@@ -114,13 +115,20 @@ def tell(book: Book, say: Callable[[str], None]) -> None:
         say(f"best     {report.command}")
 
 
-def launch(source: Source, runs: Mapping[str, RunConfig], cfg: Sweep, screen: Screen, interrupts: Interrupts) -> None:
+def launch(
+    source: Source, runs: Mapping[str, RunConfig], cfg: Sweep, screen: Screen, interrupts: Interrupts, folder: Path
+) -> None:
+    if cfg.backend == "slurm":
+        most = cfg.max_parallel if isinstance(cfg, OptunaSweep) else 0  # of an array, Slurm sees to it
+        place = on_slurm(folder / "slurm")
+        Launcher(source, Queue({}, most), screen, place, cfg.hang_timeout_s).run(interrupts)
+        return
     with cluster(runs, screen.say) as (address, total):
         room = Room(total, cfg.max_parallel)
         room.require(runs)
         at_once, limit = min(room.at_once(run) for run in runs.values())
         screen.say(f"at most {at_once} at a time: {limit}")
-        Launcher(source, room, screen, environment(address, at_once), cfg.hang_timeout_s).run(interrupts)
+        Launcher(source, room, screen, Here(environment(address, at_once)), cfg.hang_timeout_s).run(interrupts)
 
 
 @contextmanager

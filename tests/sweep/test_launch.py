@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.interrupts import Interrupts, Stopped
-from rlhf_hydra.sweep.launch import Launcher, Listed, environment
+from rlhf_hydra.sweep.launch import Here, Launcher, Listed, environment
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.room import CORES, MEMORY, Room
 from rlhf_hydra.sweep.table import Screen
@@ -28,7 +28,8 @@ def launch(book: Book, command, most: int = 2, hang_timeout_s: float | None = No
     console = Console(file=io.StringIO(), width=200)
     with Interrupts() as interrupts, Screen(book.trials, Objective(None), console) as screen:
         room = Room(ROOM, most)
-        launcher = Launcher(source or Listed(missing), room, screen, environment(None, 2), hang_timeout_s, command)
+        place = Here(environment(None, 2), command)
+        launcher = Launcher(source or Listed(missing), room, screen, place, hang_timeout_s)
         try:
             launcher.run(interrupts)
         finally:
