@@ -35,6 +35,7 @@ from rlhf_hydra.config.summary import summary
 from rlhf_hydra.rerun import compare
 from rlhf_hydra.sweep import conduct
 from rlhf_hydra.sweep.child import end_with_parent
+from rlhf_hydra.sweep.slurm import require_slurm
 from rlhf_hydra.sweep.space import Point, Space
 
 SHOWN = 20
@@ -235,8 +236,7 @@ def sweep(args: Namespace, composer: Composer) -> None:
     runs = list(checked_runs(args, composer))
     conduct.one_address([run for _, run in runs])
     for _, run in runs:
-        if run.sweep.backend == "local":
-            settle(args, run)
+        settle(args, run) if run.sweep.backend == "local" else require_slurm()
     folder = composer.sweep_folder(args.overrides, runs[0][1].outputs)
     sys.exit(conduct.start(composer, args.overrides, runs, folder))
 

@@ -791,6 +791,9 @@ def slurm(run: RunConfig) -> Iterator[Problem]:
         says = "a trial of sweep.backend=slurm has one node"
         fix = "Take a cluster of one node, or start Ray in a job of yours and the sweep on it (launchers/slurm.sbatch)."
         yield Problem("", "cluster.nodes", says, fix)
+    if "requeue" in run.sweep.slurm.options:
+        says = "a trial that Slurm takes back is submitted again by the sweep"
+        yield Problem("", "sweep.slurm.options", says, "Drop requeue.")
     if isinstance(run.sweep, OptunaSweep) and not run.sweep.max_parallel:
         says = "Optuna chooses by what has ended, so not all trials can wait in Slurm's queue"
         yield Problem("", "sweep.max_parallel", says, "Set it to how many it may keep there, such as 4.")

@@ -8,7 +8,9 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from rlhf_hydra.cluster.hardware import bundles
@@ -53,8 +55,8 @@ def parameters(run: RunConfig) -> dict[str, Any]:
         "array_parallelism": run.sweep.max_parallel or NO_LIMIT,
         "stderr_to_stdout": True,
         "setup": list(cfg.setup) or None,
-        # The sweep begins a trial again that was taken back, once, and not Slurm too.
-        "additional_parameters": {"no-requeue": True, **cfg.options},
+        # The sweep itself begins a trial again that was taken back.
+        "additional_parameters": {**cfg.options, "no-requeue": True},
     }
     return {name: value for name, value in asked.items() if value is not None}
 
@@ -194,15 +196,18 @@ class Queue(Room):
         return not self.most or len(self.taken) < self.most
 
 
-def on_slurm(folder: Path) -> Slurm:
-    """Where this machine submits to. Failure if submitit is not installed, or there is no Slurm."""
-    try:
-        from submitit import SlurmExecutor
-    except ModuleNotFoundError:
-        raise Failure("sweep.backend=slurm needs submitit: pip install 'rlhf_hydra[slurm]'") from None
-    try:
-        SlurmExecutor(folder)
-    except RuntimeError:
+def require_slurm() -> None:
+    """Failure if submitit is not installed, or there is no Slurm here."""
+    if find_spec("submitit") is None:
+        raise Failure("sweep.backend=slurm needs submitit: pip install 'rlhf_hydra[slurm]'")
+    if which("srun") is None:
         fix = "start the sweep where sbatch and srun are, or leave sweep.backend=slurm out"
-        raise Failure(f"there is no Slurm on this machine: {fix}") from None
+        raise Failure(f"there is no Slurm on this machine: {fix}")
+
+
+def on_slurm(folder: Path) -> Slurm:
+    """Where this machine submits to; what submitit writes goes to `folder`."""
+    require_slurm()
+    from submitit import SlurmExecutor
+
     return Slurm(lambda: SlurmExecutor(folder))

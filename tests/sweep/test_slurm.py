@@ -16,7 +16,7 @@ from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.sweep.launch import Launcher, Listed
 from rlhf_hydra.sweep.objective import Objective
-from rlhf_hydra.sweep.slurm import Element, Queue, Slurm, on_slurm, parameters
+from rlhf_hydra.sweep.slurm import Element, Queue, Slurm, parameters, require_slurm
 from rlhf_hydra.sweep.status import read, write
 from rlhf_hydra.sweep.table import Screen
 
@@ -63,10 +63,10 @@ def test_a_run_without_gpus_asks_for_none(composer):
 
 def test_what_is_given_counts_more(composer):
     given = ["cpus_per_task=4", "gpus_per_node=2", "mem_gib=1.5", "time_min=10", "save_s=60", "account=us"]
-    given += ["options={exclusive:true,reservation:night,no-requeue:false}"]
+    given += ["options={exclusive:true,reservation:night}"]
     lines = script(composer, *(f"sweep.slurm.{line}" for line in given))
     wanted = {"cpus-per-task=4", "gpus-per-node=2", "mem=1.5G", "time=10", "signal=USR2@60", "account=us"}
-    assert {*wanted, "exclusive", "reservation=night", "no-requeue=False"} <= set(lines)
+    assert {*wanted, "exclusive", "reservation=night"} <= set(lines)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,7 @@ def test_what_is_given_counts_more(composer):
     [
         (["cluster=cpu", "cluster.address=head:1"], "cluster.address"),
         (["cluster=a100x16", "model=llama3-8b"], "cluster.nodes"),
+        (["sweep.slurm.options={requeue:true}"], "sweep.slurm.options"),
         (["sweep=optuna", "sweep.objective=reward/mean"], "sweep.max_parallel"),
     ],
 )
@@ -84,9 +85,9 @@ def test_what_a_job_cannot_do_is_refused(composer, overrides, key):
 
 
 @pytest.mark.skipif(shutil.which("srun") is not None, reason="there is a Slurm")
-def test_a_machine_without_slurm_is_said(tmp_path):
+def test_a_machine_without_slurm_is_said():
     with pytest.raises(Failure, match="there is no Slurm on this machine"):
-        on_slurm(tmp_path)
+        require_slurm()
 
 
 @pytest.mark.parametrize(("state", "code"), [("PREEMPTED", 143), ("TIMEOUT", 143), ("CANCELLED by 0", -9)])
