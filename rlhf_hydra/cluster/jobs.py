@@ -43,7 +43,8 @@ def entrypoint(overrides: Sequence[str], config_dir: str | None = None, is_sweep
     flags = ["-m"] if is_sweep else []
     if config_dir:  # Ray puts what it has unpacked first into PYTHONPATH
         flags += ["--config-dir", f'"${{PYTHONPATH%%:*}}"/{shlex.quote(Path(config_dir).resolve().name)}']
-    words = shlex.join([redacted(line) for line in (*kept, "cluster.address=null")])
+    here = [] if "task=sweep_resume" in kept else ["cluster.address=null"]  # the trials of a sweep are planned
+    words = shlex.join([redacted(line) for line in (*kept, *here)])
     return " ".join(["exec python -m rlhf_hydra", *flags, words])
 
 

@@ -22,6 +22,11 @@ def test_the_command_of_a_job_is_the_same_in_the_cluster_that_it_finds():
     ]
 
 
+def test_a_planned_sweep_takes_no_address():
+    line = entrypoint(["task=sweep_resume", "run=a", "cluster.address=http://h:1"])
+    assert line == "exec python -m rlhf_hydra task=sweep_resume run=a"
+
+
 def test_the_folder_of_configs_is_where_ray_unpacks_it(tmp_path):
     assert f' --config-dir "${{PYTHONPATH%%:*}}"/{tmp_path.name} algo=mine ' in entrypoint(["algo=mine"], str(tmp_path))
 
