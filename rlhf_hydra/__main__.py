@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf_hydra.cluster.hardware import preflight
+from rlhf_hydra.cluster.jobs import require_same_version
 from rlhf_hydra.config.compose import Composer, is_free, to_run
 from rlhf_hydra.config.errors import ConfigError, Problem, foreign
 from rlhf_hydra.config.failure import Failure
@@ -27,7 +27,7 @@ from rlhf_hydra.config.help import help_text
 from rlhf_hydra.config.openrlhf.translate import import_text
 from rlhf_hydra.config.resolve import resolve
 from rlhf_hydra.config.store import HIDDEN, find_conf_dir
-from rlhf_hydra.tasks import TASKS, begin, checked_runs, given, sweep
+from rlhf_hydra.tasks import TASKS, begin, checked_runs, given, settle, sweep
 
 EXPLAIN = "Write task=check explain=KEY, without -m."
 IMPORT = "task=import_openrlhf"
@@ -42,6 +42,7 @@ def main() -> None:
     try:
         if IMPORT in sys.argv[1:]:
             sys.exit(import_command(sys.argv[sys.argv.index(IMPORT) + 1 :]))
+        require_same_version()
         args = get_args_parser().parse_intermixed_args()
         start(args)
     except ConfigError as error:
@@ -96,7 +97,7 @@ def start(args: Namespace) -> None:
         sweep(args, composer)
     else:
         for _, run in list(checked_runs(args, composer)):
-            preflight(run)
+            settle(args, run)
         hand_to_hydra(args)
 
 

@@ -5,18 +5,20 @@ Nothing that is slow to import is imported before a run has passed its check.
 
 import gc
 import logging.config
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from rlhf_hydra import provenance
 from rlhf_hydra.checkpoint import whole
+from rlhf_hydra.cluster import jobs
 from rlhf_hydra.cluster.hardware import preflight
 from rlhf_hydra.config.check import checked_resume, checked_run
 from rlhf_hydra.config.compose import Composer
@@ -27,12 +29,13 @@ from rlhf_hydra.config.layers import leaves
 from rlhf_hydra.config.lint import lint as find_repetitions
 from rlhf_hydra.config.rules.task import run_folders
 from rlhf_hydra.config.saved import save_run_yaml, saved_command, words_of
-from rlhf_hydra.config.schema import ReportTask, RunConfig, Supervised
+from rlhf_hydra.config.schema import ReportTask, RunConfig, Supervised, is_dashboard
 from rlhf_hydra.config.store import find_conf_dir, new_folder
 from rlhf_hydra.config.summary import summary
 from rlhf_hydra.rerun import compare
 from rlhf_hydra.sweep import conduct
 from rlhf_hydra.sweep.child import end_with_parent
+from rlhf_hydra.sweep.slurm import require_slurm
 from rlhf_hydra.sweep.space import Point, Space
 
 SHOWN = 20
@@ -118,6 +121,25 @@ def report(args: Namespace, composer: Composer) -> None:
         print(f"{len(runs)} runs are sound" + (f", of which {SHOWN} are listed" if len(runs) > SHOWN else ""))
 
 
+# ----------------------------------------------------------------------------------------------------- where
+
+
+def settle(args: Namespace, run: RunConfig) -> None:
+    """Make sure that a checked run can begin here. Where `cluster.address` is the dashboard of a Ray cluster, the
+    command begins there instead, and this process ends with it."""
+    address = run.cluster.address or (os.environ.get("RAY_ADDRESS") if run.cluster.backend == "ray" else None)
+    if is_dashboard(address):
+        send(args, address)
+    preflight(run)
+
+
+def send(args: Namespace, address: str | None) -> NoReturn:
+    """Run the command as a job on the cluster behind `address`."""
+    assert address is not None
+    command = jobs.entrypoint(args.overrides, args.config_dir, args.multirun)
+    sys.exit(jobs.run(address, command, args.config_dir))
+
+
 # ----------------------------------------------------------------------------------------------------- resume
 
 
@@ -191,9 +213,11 @@ def changes(args: Namespace) -> list[str]:
 
 def saved_run(args: Namespace) -> tuple[Path, RunConfig]:
     """The run in `run=FOLDER`, with changes, checked."""
-    folder = run_folder(args)
+    folder, address = run_folder(args), given(args).get("cluster.address")
+    if is_dashboard(address) and not folder.exists():  # it lies on the cluster, which looks for itself
+        send(args, address)
     run = checked_resume(folder, changes(args))
-    preflight(run)
+    settle(args, run)
     return folder, run
 
 
@@ -210,15 +234,19 @@ def log_to(folder: Path) -> None:
 def sweep(args: Namespace, composer: Composer) -> None:
     """`-m`: many runs, side by side."""
     runs = list(checked_runs(args, composer))
+    conduct.one_address([run for _, run in runs])
     for _, run in runs:
-        preflight(run)
+        settle(args, run) if run.sweep.backend == "local" else require_slurm()
     folder = composer.sweep_folder(args.overrides, runs[0][1].outputs)
     sys.exit(conduct.start(composer, args.overrides, runs, folder))
 
 
 def sweep_resume(args: Namespace, composer: Composer) -> None:
     """Run what is missing of the sweep in `run=FOLDER`."""
-    sys.exit(conduct.resume(run_folder(args), changes(args)))
+    folder, address = run_folder(args), given(args).get("cluster.address")
+    if is_dashboard(address):
+        send(args, address)
+    sys.exit(conduct.resume(folder, changes(args)))
 
 
 def trial(args: Namespace, composer: Composer) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -17,15 +18,18 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 OVER_RAY = ["cluster=cpu", "engine.name=hf"]
 IN_PROCESS = [*OVER_RAY, "cluster.backend=local"]
+HAS_DASHBOARD = find_spec("aiohttp_cors") is not None
 
 
 @pytest.fixture(scope="module")
 def ray_cluster():
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"  # where jobs find `python`
     import ray
 
     with tempfile.TemporaryDirectory(prefix="rlhf_hydra_test_", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        ray.init(address="local", include_dashboard=False, _temp_dir=folder, log_to_driver=False, logging_level="ERROR")
+        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        ray.init(address="local", include_dashboard=HAS_DASHBOARD, _temp_dir=folder, **quiet)
         yield ray
         ray.shutdown()
 
@@ -131,6 +135,36 @@ def test_a_signal_saves_the_run_and_leaves_no_process(number, tmp_path):
     done = metrics(tmp_path / "run")[-1]["step"]
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert json.loads((saved / "driver.json").read_text())["step"] == done
+
+
+@pytest.mark.skipif(not HAS_DASHBOARD, reason="needs ray[default]")
+def test_a_run_is_sent_to_a_cluster_stopped_and_gone_on_with(ray_cluster, tmp_path):
+    """By the URL of its dashboard, with a folder of configs: two jobs, whose output and exit codes come here."""
+    url = f"http://{ray_cluster._private.worker.global_worker.node.address_info['webui_url']}"
+    (tmp_path / "ours/algo").mkdir(parents=True)
+    (tmp_path / "ours/algo/mine.yaml").write_text("defaults: [dr_grpo, _self_]\nname: mine\n")
+    folder, sent = tmp_path / "run", [f"cluster.address={url}"]
+    own = ["--config-dir", str(tmp_path / "ours"), "algo=mine", "steps=100000", f"hydra.run.dir={folder}"]
+    command = [*OVER_RAY, "strategy.name=single", *SMALL, *own, *sent]
+    run = subprocess.Popen([sys.executable, "-m", "rlhf_hydra", *command], stdout=subprocess.PIPE, text=True)
+    lines = []
+    for line in run.stdout:
+        lines.append(line)
+        if line.startswith("step 2/"):
+            run.send_signal(signal.SIGINT)
+    assert run.wait() == 130, "".join(lines)
+    assert "cluster.address=null" in lines[0] and lines[1].startswith("follow  ray job logs")
+    done = int(metrics(folder)[-1]["step"])
+    (saved,) = (folder / "checkpoints").iterdir()
+    assert json.loads((saved / "driver.json").read_text())["step"] == done
+
+    again = ["task=resume", f"run={folder}", f"steps={done + 1}", "cluster.backend=local", *sent]
+    resumed = subprocess.run([sys.executable, "-m", "rlhf_hydra", *again], capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert metrics(folder)[-1]["step"] == done + 1
+    wrong = ["task=resume", f"run={tmp_path}", *sent]  # no run there: found here, in the first second
+    assert subprocess.run([sys.executable, "-m", "rlhf_hydra", *wrong], capture_output=True).returncode == 2
+    assert nothing_is_left(ray_cluster)
 
 
 def nothing_is_left(ray) -> bool:

@@ -17,7 +17,7 @@ from rlhf_hydra.cluster.group import Factory, Pending, WorkerFailed, invoke
 from rlhf_hydra.cluster.hardware import NotEnough, bundles, comparison, gpus_asked, preflight, require
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.layout import RoleLayout, layout
-from rlhf_hydra.config.schema import RunConfig
+from rlhf_hydra.config.schema import RunConfig, is_dashboard
 
 QUIET = {
     # torch's threads spin while they wait, which starves the other actors of a small machine.
@@ -230,6 +230,8 @@ def connected(run: RunConfig) -> Iterator[None]:
 def attached(address: str | None) -> Iterator[str]:
     """In the Ray cluster at `address`, or else in a private one on this machine, which ends with the block; its
     address, under which other processes find it."""
+    if is_dashboard(address):
+        raise Failure(f"{address} is a dashboard, which takes commands: add cluster.address={address} to this one")
     # A namespace of ours: in it a trial finds what its sweep has named.
     options: dict[str, Any] = {"namespace": "rlhf_hydra", "log_to_driver": False, "logging_level": "ERROR"}
     with tempfile.TemporaryDirectory(prefix="rlhf_hydra_ray_", dir="/tmp", ignore_cleanup_errors=True) as folder:

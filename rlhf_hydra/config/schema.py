@@ -452,6 +452,11 @@ class Placement(Section):
     engine: Seat = part(Seat)
 
 
+def is_dashboard(address: str | None) -> bool:
+    """Whether commands are sent to `address`, such as `http://head:8265`, rather than connected with it."""
+    return (address or "").startswith(("http://", "https://"))
+
+
 @dataclass
 class Cluster(Section):
     """Hardware facts, and who sits where."""
@@ -467,12 +472,18 @@ class Cluster(Section):
     gpu: GPU = part(GPU)
     interconnect: Interconnect = part(Interconnect)
     address: Optional[str] = None
-    """Address of a running Ray cluster (`host:port`). null: `RAY_ADDRESS`, or else a private one on this machine."""
+    """Address of a running Ray cluster: `host:port` where this machine is a node of it, `http://host:8265` to send it
+    the command (`docs/sweeps.md`). null: `RAY_ADDRESS`, or else a private one on this machine."""
     cpus_per_worker: float = number(1.0, gt=0)
     """CPU cores that Ray sets aside for a worker (and for a GPU, shared by its residents)."""
     placement: Placement = part(Placement)
     start_timeout_s: float = number(120.0, gt=0)
     """How long to wait for the placement group before giving up with a table of asked against available."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the command is sent to `address`, the URL of a cluster's dashboard."""
+        return is_dashboard(self.address)
 
 
 @dataclass
@@ -874,6 +885,30 @@ class Eval(Section):
 
 
 @dataclass
+class Slurm(Section):
+    """What a trial asks of Slurm, with `sweep.backend=slurm`: one node, and of it what follows from who sits where."""
+
+    partition: Optional[str] = None
+    account: Optional[str] = None
+    qos: Optional[str] = None
+    constraint: Optional[str] = None
+    time_min: int = number(240, ge=1)
+    """Minutes that a job may take. A trial that takes longer saves and goes on in the next one."""
+    save_s: int = number(180, ge=1)
+    """Seconds before the end of that time at which it is told to save."""
+    gpus_per_node: Optional[int] = number(None, ge=1)
+    """null: as many as the run uses."""
+    cpus_per_task: Optional[int] = number(None, ge=1)
+    """Cores of a trial. null: those of its workers (`cluster.cpus_per_worker`) and one for itself."""
+    mem_gib: Optional[float] = number(None, gt=0)
+    """Main memory of a trial. null: what Slurm gives to who does not ask."""
+    setup: List[str] = field(default_factory=list)
+    """Shell lines before the trial, such as `module load cuda`."""
+    options: Dict[str, Any] = field(default_factory=dict)
+    """Any other option of sbatch: `{reservation: NAME, exclusive: true}`."""
+
+
+@dataclass
 class Sweep(Section):
     """What `-m` does with the keys that have several values: trials, each a run of its own (`docs/sweeps.md`).
 
@@ -882,6 +917,10 @@ class Sweep(Section):
 
     name: str = choice("grid", "grid", "random", "optuna")
     """Name of the choice: `sweep=<name>`."""
+    backend: str = choice("local", "local", "slurm")
+    """Where trials run. `local`: each in a process of this machine; over Ray, its workers where the cluster has room.
+    `slurm`: each in a job of its own, an element of an array."""
+    slurm: Slurm = part(Slurm)
     max_parallel: int = number(0, ge=0)
     """Most trials at a time. 0: as many as fit into the GPUs, CPUs and memory that there are."""
     zip: List[List[str]] = field(default_factory=list)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from rlhf_hydra.sweep.status import OUTPUT
 
@@ -36,6 +37,13 @@ class Child:
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def handle(self) -> dict[str, Any]:
+        return {"pid": self.pid}
+
+    def has_begun(self) -> bool:
+        return True
+
     def poll(self) -> int | None:
         """The exit code once it has ended, negative for a signal; whatever it left behind is ended then."""
         code = self.process.poll()
@@ -53,6 +61,9 @@ class Child:
     def kill(self) -> None:
         """End it and all of its processes at once."""
         kill_session(self.pid)
+
+    def wait(self) -> int:
+        return self.process.wait()
 
 
 def kill_session(pid: int) -> None:

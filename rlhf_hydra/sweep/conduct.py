@@ -14,12 +14,13 @@ from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem
 from rlhf_hydra.config.schema import OptunaSweep, RunConfig, Sweep
 from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.sweep.berths import Berths, Reserve
-from rlhf_hydra.sweep.launch import Launcher, Listed, Source, environment
+from rlhf_hydra.sweep.launch import Here, Launcher, Listed, Source, environment
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.report import study, write
 from rlhf_hydra.sweep.room import Amounts, Room, here
 from rlhf_hydra.sweep.runs import read_sweep
 from rlhf_hydra.sweep.search import Study
+from rlhf_hydra.sweep.slurm import Queue, on_slurm
 from rlhf_hydra.sweep.space import Point, Space, name_of
 from rlhf_hydra.sweep.table import Screen
 from rlhf_hydra.sweep.trial import Book, Trial, locked
@@ -95,7 +96,7 @@ def conduct(book: Book, source: Source, to_come: Mapping[str, RunConfig], first:
     with Interrupts() as interrupts, Screen(book.trials, Objective.of(first)) as screen:
         try:
             if to_come:
-                launch(source, to_come, first.sweep, screen, interrupts)
+                launch(source, to_come, first.sweep, screen, interrupts, book.folder)
         except Stopped as stop:
             code = stop.code
     screen.sum_up(book.folder)
@@ -116,14 +117,22 @@ def tell(book: Book, say: Callable[[str], None]) -> None:
         say(f"best     {report.command}")
 
 
-def launch(source: Source, runs: Mapping[str, RunConfig], cfg: Sweep, screen: Screen, interrupts: Interrupts) -> None:
+def launch(
+    source: Source, runs: Mapping[str, RunConfig], cfg: Sweep, screen: Screen, interrupts: Interrupts, folder: Path
+) -> None:
+    if cfg.backend == "slurm":
+        most = cfg.max_parallel if isinstance(cfg, OptunaSweep) else 0  # of an array, Slurm sees to it
+        place = on_slurm(folder / "slurm")
+        Launcher(source, Berths(Queue({}, most)), screen, place, cfg.hang_timeout_s).run(interrupts)
+        return
     with cluster(runs, screen.say) as (address, total):
         room = Room(total, cfg.max_parallel)
         room.require(runs)
         at_once, limit = min(room.at_once(run) for run in runs.values())
         screen.say(f"at most {at_once} at a time: {limit}")
         with closing(Berths(room, reserver() if address and cfg.warm_start else None)) as berths:
-            Launcher(source, berths, screen, environment(address, at_once), cfg.hang_timeout_s).run(interrupts)
+            machine = Here(environment(address, at_once))
+            Launcher(source, berths, screen, machine, cfg.hang_timeout_s).run(interrupts)
 
 
 def reserver() -> Reserve:
@@ -135,19 +144,25 @@ def reserver() -> Reserve:
 @contextmanager
 def cluster(runs: Mapping[str, RunConfig], say: Callable[[str], None]) -> Iterator[tuple[str | None, Amounts]]:
     """The Ray cluster of all trials, started here unless one is named, if any of them needs one; and what there is."""
-    addresses = {run.cluster.address for run in runs.values() if run.cluster.backend == "ray"}
-    if not addresses:
+    over_ray = [run for run in runs.values() if run.cluster.backend == "ray"]
+    if not over_ray:
         yield None, here()
         return
-    if len(addresses) > 1:
-        fix = "Give all trials the same."
-        raise ConfigError([Problem("sweep", "cluster.address", "a sweep runs on one Ray cluster", fix)])
     from rlhf_hydra.cluster.ray_group import attached, cluster_resources
 
-    named, begin = addresses.pop() or os.environ.get("RAY_ADDRESS"), time.monotonic()
+    named, begin = one_address(over_ray) or os.environ.get("RAY_ADDRESS"), time.monotonic()
     if not named:
         Room(here()).require(runs)
     with attached(named) as address:
         took = "" if named else f", started in {time.monotonic() - begin:.0f} s"
         say(f"one Ray cluster for all trials: {address}{took}")
         yield address, {**here(), **cluster_resources()}
+
+
+def one_address(runs: Sequence[RunConfig]) -> str | None:
+    """The Ray cluster that all of them name, if they name one. ConfigError if they differ."""
+    addresses = {run.cluster.address for run in runs if run.cluster.backend == "ray"}
+    if len(addresses) > 1:
+        fix = "Give all trials the same."
+        raise ConfigError([Problem("sweep", "cluster.address", "a sweep runs on one Ray cluster", fix)])
+    return addresses.pop() if addresses else None

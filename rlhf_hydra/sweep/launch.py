@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from rlhf_hydra.checkpoint import whole
 from rlhf_hydra.config.failure import Failure
@@ -16,7 +17,7 @@ from rlhf_hydra.sweep.berths import Berth, Berths
 from rlhf_hydra.sweep.child import Child, kill_orphan
 from rlhf_hydra.sweep.progress import Progress
 from rlhf_hydra.sweep.runs import RUN
-from rlhf_hydra.sweep.status import OUTPUT, STATUS, Status, ended, write
+from rlhf_hydra.sweep.status import OUTPUT, STATUS, State, Status, ended, write
 from rlhf_hydra.sweep.trial import Trial
 
 POLL_S = 0.1
@@ -32,6 +33,67 @@ Command = Callable[[Trial], Sequence[str]]
 def command_of(trial: Trial) -> list[str]:
     """Runs what `run.yaml` in its folder says, from its newest checkpoint if it has one."""
     return [sys.executable, "-m", "rlhf_hydra", "task=trial", f"run={trial.folder}"]
+
+
+class Process(Protocol):
+    """A trial under way."""
+
+    @property
+    def handle(self) -> dict[str, Any]:
+        """By what it is found again, as keys of `Status`."""
+
+    def has_begun(self) -> bool:
+        """Whether it has got what it needs; a queue may let it wait."""
+
+    def poll(self) -> int | None:
+        """The exit code once it has ended, negative for a signal."""
+
+    def stop(self) -> None:
+        """Ask it to save and end."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    def wait(self) -> int:
+        """The exit code, after `kill`."""
+
+
+class Place(Protocol):
+    """Where trials run."""
+
+    poll_s: float
+    """Between two looks at them."""
+    takes_back: bool
+    """Whether it stops trials of its own accord, which are then begun again."""
+
+    def find(self, trial: Trial, before: Status) -> Process | None:
+        """The trial itself, if it goes on without the sweep that began it."""
+
+    def begin(self, trial: Trial, title: str, env: Mapping[str, str]) -> Process:
+        """`env`: variables of this trial alone."""
+
+    def send(self) -> None:
+        """Hand over what has begun since the last call, where that is done for many at once."""
+
+
+@dataclass
+class Here:
+    """On this machine, each trial in a process that ends with the sweep."""
+
+    env: Mapping[str, str]
+    command: Command = command_of
+    poll_s: float = POLL_S
+    takes_back: bool = False
+
+    def find(self, trial: Trial, before: Status) -> None:
+        if before.pid:
+            kill_orphan(before.pid, trial.folder)
+
+    def begin(self, trial: Trial, title: str, env: Mapping[str, str]) -> Child:
+        return Child(self.command(trial), trial.folder, {**self.env, **env}, title)
+
+    def send(self) -> None:
+        pass
 
 
 class Source(Protocol):
@@ -77,10 +139,12 @@ class Audience(Protocol):
 @dataclass
 class Running:
     trial: Trial
-    child: Child
+    child: Process
     status: Status
     progress: Progress
     berth: Berth
+    saved: Sequence[Path]
+    """The checkpoints that it began with."""
 
 
 class Launcher:
@@ -89,14 +153,16 @@ class Launcher:
         source: Source,
         berths: Berths,
         audience: Audience,
-        env: Mapping[str, str],
+        place: Place,
         hang_timeout_s: float | None = None,
-        command: Command = command_of,
     ) -> None:
-        self.source, self.berths, self.audience = source, berths, audience
-        self.env, self.hang_timeout_s, self.command = env, hang_timeout_s, command
+        self.source, self.berths, self.audience, self.place = source, berths, audience, place
+        self.hang_timeout_s = hang_timeout_s
         self.running: list[Running] = []
+        self.new: list[Running] = []
+        """Those that were not handed over yet."""
         self.next: Trial | None = None
+        self.is_stopping = False
 
     def run(self, interrupts: Interrupts) -> None:
         """Until all trials have ended. If a signal comes, or the source finds that it makes no sense to go on, those
@@ -108,7 +174,7 @@ class Launcher:
                     self.look()
                 if not self.running and self.next is None:
                     return
-                time.sleep(POLL_S)
+                time.sleep(self.place.poll_s)
         except (Stopped, Failure):
             self.stop()
             raise
@@ -116,33 +182,39 @@ class Launcher:
             while self.running:  # a second Ctrl-C, or a defect
                 one = self.running.pop()
                 one.child.kill()
-                self.end(one, one.child.process.wait())
+                self.end(one, one.child.wait())
 
     def start_what_fits(self) -> None:
-        while True:
-            self.next = self.next or self.source.take()
-            if self.next is None:
-                self.berths.close()  # others may want what nobody is left to take over
-            if self.next is None or not self.berths.room.fits(self.next.run):
-                return
-            self.start(self.next)
+        while (trial := self.next or self.source.take()) and self.berths.room.fits(trial.run):
             self.next = None
+            self.start(trial)
+        self.next = trial
+        if trial is None:
+            self.berths.close()  # others may want what nobody is left to take over
+        self.hand_over()
 
     def start(self, trial: Trial) -> None:
-        before = trial.status
-        if before.state == "running" and before.pid:
-            kill_orphan(before.pid, trial.folder)
-        if not whole(trial.folder):
-            clear(trial)
-        now, attempt = time.time(), before.attempt + 1
-        status = Status("running", trial.overrides, started=now, heartbeat=now, attempt=attempt)
-        write(trial.folder, status)
-        berth = self.berths.take(trial.run)
-        child = Child(self.command(trial), trial.folder, {**self.env, **berth.env}, f"attempt {attempt}")
-        status = replace(status, pid=child.pid)
-        write(trial.folder, status)
-        self.running.append(Running(trial, child, status, Progress(trial.folder), berth))
-        self.audience.started(trial, status)
+        before, now = trial.status, time.time()
+        child = self.place.find(trial, before) if before.state in ("queued", "running") else None
+        status, berth = replace(before, heartbeat=now), self.berths.take(trial.run)
+        if child is None:
+            if not whole(trial.folder):
+                clear(trial)
+            attempt = before.attempt + 1
+            status = Status("running", trial.overrides, started=now, heartbeat=now, attempt=attempt)
+            write(trial.folder, status)
+            child = self.place.begin(trial, f"attempt {attempt}", berth.env)
+        self.new.append(Running(trial, child, status, Progress(trial.folder), berth, whole(trial.folder)))
+        self.running.append(self.new[-1])
+
+    def hand_over(self) -> None:
+        self.place.send()
+        for one in self.new:
+            state: State = "running" if one.child.has_begun() else "queued"
+            one.status = replace(one.status, state=state, **one.child.handle)
+            write(one.trial.folder, one.status)
+            self.audience.started(one.trial, one.status)
+        self.new = []
 
     def look(self) -> None:
         """What has become of the trials that run?"""
@@ -158,12 +230,15 @@ class Launcher:
 
     def watch(self, one: Running, now: float) -> None:
         """End it if it hangs or does worse than others; note that it lives."""
+        if one.status.state == "queued" and one.child.has_begun():
+            one.status = replace(one.status, state="running", started=now)
+            self.audience.started(one.trial, one.status)
         reason = self.source.prunes(one.trial, one.progress)
         if reason and not one.status.pruned:
             one.status = replace(one.status, pruned=True, detail=reason)
             one.child.stop()
         silent_s = now - max(one.progress.spoke_at(), one.status.started or now)
-        if self.hang_timeout_s and silent_s > self.hang_timeout_s:
+        if self.hang_timeout_s and one.child.has_begun() and silent_s > self.hang_timeout_s:
             says = f"said nothing for {silent_s:.0f} s (sweep.hang_timeout_s={self.hang_timeout_s:g})"
             one.status = replace(one.status, detail=says)
             one.child.kill()
@@ -173,19 +248,30 @@ class Launcher:
 
     def end(self, one: Running, code: int) -> None:
         status = ended(one.status, code, time.time(), one.trial.folder / OUTPUT)
+        if is_taken_back := self.is_taken_back(one, status):
+            status = replace(status, detail="taken back, goes on")
         write(one.trial.folder, status)
         self.berths.give_back(one.berth, is_sound=code in SOUND)
-        self.source.finished(one.trial, status, one.progress)
         self.audience.ended(one.trial, status, one.progress)
+        if is_taken_back:
+            self.start(one.trial)
+        else:
+            self.source.finished(one.trial, status, one.progress)
+
+    def is_taken_back(self, one: Running, status: Status) -> bool:
+        """Whether the place has stopped it, and it has saved more than it began with."""
+        is_ours = self.is_stopping or status.pruned or not self.place.takes_back
+        return status.state == "stopped" and not is_ours and whole(one.trial.folder) != one.saved
 
     def stop(self) -> None:
         """Let all trials save, however long it takes; a second Ctrl-C ends them."""
+        self.is_stopping = True
         self.audience.stopping(len(self.running))
         for one in self.running:
             one.child.stop()
         while self.running:
             self.look()
-            time.sleep(POLL_S)
+            time.sleep(self.place.poll_s)
 
 
 def clear(trial: Trial) -> None:
@@ -198,5 +284,5 @@ def clear(trial: Trial) -> None:
 def environment(address: str | None, at_once: int) -> dict[str, str]:
     """Of a trial: the Ray cluster of all, and its share of the cores."""
     cluster = {"RAY_ADDRESS": address} if address else {}
-    threads = str(max(1, (os.cpu_count() or 1) // max(1, at_once)))
+    threads = str(max(1, len(os.sched_getaffinity(0)) // max(1, at_once)))
     return {"OMP_NUM_THREADS": threads, **os.environ, **cluster, "PYTHONUNBUFFERED": "1"}

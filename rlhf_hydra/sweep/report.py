@@ -21,7 +21,7 @@ from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import ReportTask
 from rlhf_hydra.config.store import new_folder
 from rlhf_hydra.sweep import findings
-from rlhf_hydra.sweep.runs import SWEEP, Sweep, Trial, read_sweep
+from rlhf_hydra.sweep.runs import SWEEP, UNTROUBLED, Sweep, Trial, read_sweep
 
 COLORS = {"done": "green", "failed": "red", "killed": "red", "stopped": "yellow", "unfinished": "yellow"}
 BEST = ("best/experiment.yaml", "best/experiment/best.yaml")
@@ -64,7 +64,7 @@ class Report:
 
     @property
     def failures(self) -> list[Trial]:
-        return [trial for trial in self.sweep.trials if trial.state not in ("done", "waiting", "running")]
+        return [trial for trial in self.sweep.trials if trial.state not in UNTROUBLED]
 
 
 def make_report(folders: Sequence[Path], task: ReportTask, outputs: Path, config_dir: str | None = None) -> Path:

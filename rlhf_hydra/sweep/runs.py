@@ -24,6 +24,8 @@ SWEEP, RUN = "sweep.json", "run.yaml"
 LOGS = ("output.log", "run.log")
 """Where the last lines of a failed run are, unless its status says them."""
 LAST_LINES = 12
+UNTROUBLED = ("done", "waiting", "queued", "running")
+"""States of a trial that has nothing to explain."""
 STALE_S = 600.0
 """Age of the last heartbeat from which a trial that says it is running is doubted."""
 
@@ -40,7 +42,7 @@ class Trial:
     name: str
     folder: Path
     state: str
-    """waiting, running, done, failed, killed or stopped; `unfinished` where nobody wrote down how it ended."""
+    """waiting, queued, running, done, failed, killed or stopped; `unfinished` where nobody wrote down how it ended."""
     overrides: dict[str, str]
     """What was asked for: `{"algo.kl.coef": "0.01"}`."""
     words: list[str]
@@ -157,7 +159,9 @@ def read_trial(folder: Path, name: str, overrides: Sequence[str] = ()) -> Trial:
         run=run,
         curves=curves,
         seconds=duration(status) or stepping(curves),
-        detail="" if state in ("done", "waiting", "running") else str(status.get("detail") or last_lines(folder)),
+        detail=""
+        if state in ("done", "waiting", "queued", "running")
+        else str(status.get("detail") or last_lines(folder)),
         problems=tuple(problems),
     )
 

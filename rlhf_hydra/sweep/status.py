@@ -10,8 +10,9 @@ from typing import Literal
 STATUS = "status.json"
 OUTPUT = "output.log"
 
-State = Literal["waiting", "running", "done", "failed", "killed", "stopped"]
-"""failed: it ended with an error. killed: by a signal, or because it hung. stopped: asked to end, its state saved."""
+State = Literal["waiting", "queued", "running", "done", "failed", "killed", "stopped"]
+"""queued: by Slurm. failed: it ended with an error. killed: by a signal, or because it hung. stopped: asked to end, its
+state saved."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Status:
     heartbeat: float | None = None
     """When the sweep last saw it alive; an old one of a running trial means that the sweep itself has died."""
     pid: int | None = None
+    job: str | None = None
+    """By which Slurm knows it."""
     attempt: int = 0
     detail: str = ""
     """Why it ended early: the last lines that it printed, or what the sweep had against it."""

@@ -20,6 +20,7 @@ from rlhf_hydra.tracking.console import duration
 
 COLORS = {
     "waiting": "dim",
+    "queued": "dim cyan",
     "running": "cyan",
     "done": "green",
     "failed": "red",
@@ -52,17 +53,19 @@ class Screen:
     def started(self, trial: Trial, status: Status) -> None:
         self.statuses[trial.key] = status
         again = f" (attempt {status.attempt})" if status.attempt > 1 else ""
-        self.say(f"{trial.key} started{again}: {' '.join(trial.overrides)}")
+        began = "started" if status.state == "running" else status.state
+        self.say(f"{trial.key} {began}{again}: {' '.join(trial.overrides)}")
 
     def ended(self, trial: Trial, status: Status, progress: Progress) -> None:
         self.statuses[trial.key], self.progress[trial.key] = status, progress
         seconds = duration((status.ended or 0) - (status.started or 0))
         why = f", see {trial.folder / OUTPUT}" if status.state in ("failed", "killed") else ""
-        pruned = f" ({status.detail})" if status.pruned else ""
-        self.say(f"{trial.key} {status.state} after {seconds}{pruned}{why}  {self.numbers(progress)}".rstrip())
+        detail = f" ({status.detail})" if status.state == "stopped" and status.detail else ""
+        self.say(f"{trial.key} {status.state} after {seconds}{detail}{why}  {self.numbers(progress)}".rstrip())
 
     def progressed(self, running: Sequence[Running]) -> None:
         self.progress |= {one.trial.key: one.progress for one in running}
+        self.statuses |= {one.trial.key: one.status for one in running}
         if self.live.is_started and time.monotonic() - self.drawn > REDRAW_S:
             self.live.update(self.table(), refresh=True)
             self.drawn = time.monotonic()
@@ -91,7 +94,7 @@ class Screen:
         return table
 
     def _visible(self) -> list[str]:
-        order = {"running": 0, "failed": 1, "killed": 1, "stopped": 1, "waiting": 2, "done": 3}
+        order = {"running": 0, "failed": 1, "killed": 1, "stopped": 1, "queued": 2, "waiting": 2, "done": 3}
         keys = sorted(self.trials, key=lambda key: order[self._status(key).state])
         return sorted(keys[: max(5, self.console.height - 8)], key=lambda key: self.trials[key].number)
 

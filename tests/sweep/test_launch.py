@@ -15,7 +15,7 @@ from rich.console import Console
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.sweep.berths import Berths
-from rlhf_hydra.sweep.launch import Launcher, Listed, environment
+from rlhf_hydra.sweep.launch import Here, Launcher, Listed, environment
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.room import CORES, MEMORY, Room
 from rlhf_hydra.sweep.table import Screen
@@ -28,9 +28,9 @@ def launch(book: Book, command, most: int = 2, hang_timeout_s: float | None = No
     """Run what is missing; what was said."""
     missing = [trial for trial in book.trials.values() if not trial.status.is_final]
     console = Console(file=io.StringIO(), width=200)
-    berths = Berths(Room(ROOM, most), reserve)
+    berths, place = Berths(Room(ROOM, most), reserve), Here(environment(None, 2), command)
     with Interrupts() as interrupts, Screen(book.trials, Objective(None), console) as screen, closing(berths):
-        launcher = Launcher(source or Listed(missing), berths, screen, environment(None, 2), hang_timeout_s, command)
+        launcher = Launcher(source or Listed(missing), berths, screen, place, hang_timeout_s)
         try:
             launcher.run(interrupts)
         finally:

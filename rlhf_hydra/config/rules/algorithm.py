@@ -71,7 +71,7 @@ def filter_function(run: RunConfig) -> Iterator[Problem]:
         fix = "Set algo.filter.path=file.py:function, a function of (samples, rewards)."
         yield Problem("", "algo.filter.path", "algo.filter.by=function needs a function", fix)
     else:
-        yield from check_function("algo.filter", FunctionReward(path=chosen.path))
+        yield from check_function(run, "algo.filter", FunctionReward(path=chosen.path))
 
 
 def oversampling(run: RunConfig) -> Iterator[Problem]:

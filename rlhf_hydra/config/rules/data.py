@@ -40,7 +40,7 @@ def data_source(run: RunConfig) -> Iterator[Problem]:
         if data.path is None and not isinstance(data, ToyData):
             fix = f"Set {key}.path to a file or the id of a dataset."
             yield Problem("", f"{key}.path", "no source of prompts", fix)
-        elif data.path and data.path != MISSING and is_absent(data.path):
+        elif data.path and data.path != MISSING and is_absent(run, data.path):
             yield no_such_file(f"{key}.path", data.path)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rlhf_hydra.config.errors import Problem, nearest
+from rlhf_hydra.config.schema import RunConfig
 
 FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -11,8 +12,9 @@ def looks_local(path: str) -> bool:
     return path.startswith(("/", "./", "../", "~")) or path.endswith(FILE_SUFFIXES)
 
 
-def is_absent(path: str) -> bool:
-    return looks_local(path) and not Path(path).expanduser().exists()
+def is_absent(run: RunConfig, path: str) -> bool:
+    """Whether a file of this machine is meant that is not there. A run that is sent elsewhere finds its files there."""
+    return not run.cluster.is_elsewhere and looks_local(path) and not Path(path).expanduser().exists()
 
 
 def no_such_file(key: str, path: str) -> Problem:

@@ -18,12 +18,12 @@ def model_folder(run: RunConfig) -> Iterator[Problem]:
         ("reference", run.reference.path),
         *rewards,
     ]:
-        if path and path != MISSING and is_absent(path):
+        if path and path != MISSING and is_absent(run, path):
             yield no_such_file(f"{key}.path", path)
 
 
 def teacher(run: RunConfig) -> Iterator[Problem]:
-    if isinstance(run.algo, KD) and is_absent(run.algo.teacher.path):
+    if isinstance(run.algo, KD) and is_absent(run, run.algo.teacher.path):
         yield no_such_file("algo.teacher.path", run.algo.teacher.path)
 
 
@@ -32,7 +32,7 @@ def fixed_reference(run: RunConfig) -> Iterator[Problem]:
     path = run.reference.path
     if path is not None and not isinstance(run.algo, DPO | KTO):
         yield Problem("", "reference.path", f"algo={run.algo.name} has no reference", "Drop it.")
-    elif path is not None and is_absent(path):
+    elif path is not None and is_absent(run, path):
         yield no_such_file("reference.path", path)
     for name, used in (("ema", run.reference.ema is not None), ("refresh_every", run.reference.refresh_every > 0)):
         if used:

@@ -76,10 +76,10 @@ def missing_labels(source: str, data: Data, rewards: Sequence[tuple[str, Any]]) 
 def reward_function(run: RunConfig) -> Iterator[Problem]:
     for key, part in named_rewards(run):
         if isinstance(part, FunctionReward) and part.path != MISSING:
-            yield from check_function(key, part)
+            yield from check_function(run, key, part)
 
 
-def check_function(key: str, reward: FunctionReward) -> Iterator[Problem]:
+def check_function(run: RunConfig, key: str, reward: FunctionReward) -> Iterator[Problem]:
     """The file and function exist, and the function takes `kwargs`. Read, not run: nothing is imported."""
     module, _, name = reward.path.rpartition(":")
     if not module or not name.isidentifier():
@@ -90,7 +90,8 @@ def check_function(key: str, reward: FunctionReward) -> Iterator[Problem]:
     file = Path(module).expanduser() if module.endswith(".py") else find_module(module)
     if file is None or not file.is_file():
         is_file = module.endswith(".py")
-        yield no_such_file(f"{key}.path", module) if is_file else Problem("", f"{key}.path", f"no module {module}")
+        if not run.cluster.is_elsewhere:
+            yield no_such_file(f"{key}.path", module) if is_file else Problem("", f"{key}.path", f"no module {module}")
     elif file.suffix == ".py":  # a compiled module cannot be read
         yield from check_definition(key, reward, file, name)
 

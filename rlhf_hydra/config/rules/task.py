@@ -45,6 +45,8 @@ def sweep(run: RunConfig) -> Iterator[Problem]:
         except ValueError as error:
             fix = "Write 'sweep.constraints=[\"kl <= 15\"]', for example."
             yield Problem("", "sweep.constraints", f"cannot be read: {error}", fix)
+    if cfg.backend == "slurm":
+        yield from slurm(run)
     if not isinstance(cfg, OptunaSweep):
         return
     if cfg.objective is None and not run.eval.every:
@@ -52,6 +54,23 @@ def sweep(run: RunConfig) -> Iterator[Problem]:
         yield Problem("", "sweep.objective", "the search needs to know what is good, and nothing is evaluated", fix)
     if cfg.against and cfg.pruner != "none":
         yield Problem("", "sweep.pruner", "two objectives cannot be pruned", "Drop it, or sweep.against.")
+
+
+def slurm(run: RunConfig) -> Iterator[Problem]:
+    """Each trial is alone in a job on one node."""
+    if run.cluster.address:
+        says = "each trial of sweep.backend=slurm starts Ray in its own job"
+        yield Problem("", "cluster.address", says, "Drop it, or sweep.backend=slurm.")
+    if run.cluster.nodes > 1:
+        says = "a trial of sweep.backend=slurm has one node"
+        fix = "Take a cluster of one node, or start Ray in a job of yours and the sweep on it (launchers/slurm.sbatch)."
+        yield Problem("", "cluster.nodes", says, fix)
+    if "requeue" in run.sweep.slurm.options:
+        says = "a trial that Slurm takes back is submitted again by the sweep"
+        yield Problem("", "sweep.slurm.options", says, "Drop requeue.")
+    if isinstance(run.sweep, OptunaSweep) and not run.sweep.max_parallel:
+        says = "Optuna chooses by what has ended, so not all trials can wait in Slurm's queue"
+        yield Problem("", "sweep.max_parallel", says, "Set it to how many it may keep there, such as 4.")
 
 
 def evaluation(run: RunConfig) -> Iterator[Problem]:
