@@ -347,7 +347,7 @@ class ORPO(Supervised):
 
 
 PAIRS = (RM, DPO, SimPO, ORPO)
-"""Objectives whose examples are two rows, chosen and rejected."""
+"""Objectives whose examples are two rows each: chosen, rejected, chosen, rejected ..."""
 
 
 @dataclass
