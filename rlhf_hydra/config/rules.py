@@ -50,6 +50,7 @@ from rlhf_hydra.config.schema import (
     Returns,
     RuleReward,
     RunConfig,
+    Supervised,
     ToyData,
     Trained,
 )
@@ -772,7 +773,8 @@ def sweep(run: RunConfig) -> Iterator[Problem]:
     if not isinstance(cfg, OptunaSweep):
         return
     if cfg.objective is None and not run.eval.every:
-        fix = "Set eval.every=10, or name a metric, as in sweep.objective=reward/mean."
+        training = "train/loss" if isinstance(run.algo, Supervised) else "reward/mean"
+        fix = f"Set eval.every=10, or name a metric, as in sweep.objective={training}."
         yield Problem("", "sweep.objective", "the search needs to know what is good, and nothing is evaluated", fix)
     if cfg.against and cfg.pruner != "none":
         yield Problem("", "sweep.pruner", "two objectives cannot be pruned", "Drop it, or sweep.against.")

@@ -21,11 +21,15 @@ from rlhf_hydra.config.plugins import schemas as known_schemas
 from rlhf_hydra.config.schema import RunConfig, Section
 from rlhf_hydra.config.secrets import redacted
 
+DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's, where PyYAML was built with it: ten times as fast, which a sweep of a thousand runs feels."""
+
 
 def save_run_yaml(run: RunConfig, path: Path, command: str) -> None:
     """Write `run`, below the command that started it; written aside first and then renamed."""
     aside = path.with_name(f".{path.name}.part")
-    text = yaml.safe_dump(plain(run), sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.dump(plain(run), Dumper=DUMPER, sort_keys=False, allow_unicode=True, width=120)
     aside.write_text(redacted(f"# {command}\n{text}"))
     aside.replace(path)
 
@@ -49,7 +53,7 @@ def load_run_yaml(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: there is no such file, it is none of ours, or an override does not fit; all of them at once.
     """
     try:
-        cfg = OmegaConf.merge(RunConfig, typed(yaml.safe_load(path.read_text())))
+        cfg = OmegaConf.merge(RunConfig, typed(yaml.load(path.read_text(), LOADER)))
     except OSError:
         fix = "Give the folder of a run that has begun: run=outputs/ALGO-MODEL/TIME."
         raise ConfigError([Problem("resume", "run", f"there is no {path}", fix, path.parent, COMMAND_LINE)]) from None
