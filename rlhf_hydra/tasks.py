@@ -228,7 +228,12 @@ def trial(args: Namespace, composer: Composer) -> None:
     folder = run_folder(args)
     run = checked_resume(folder)
     log_to(folder)
-    begin(run, folder, saved_command(folder / "run.yaml"), resume=bool(whole(folder)))
+    try:
+        begin(run, folder, saved_command(folder / "run.yaml"), resume=bool(whole(folder)))
+    except SystemExit as end:
+        if end.__cause__:
+            print(f"error: {end.__cause__}", file=sys.stderr)  # below the summary: a sweep reads the reason last
+        raise
 
 
 # ------------------------------------------------------------------------------------------------- report, compare

@@ -13,10 +13,10 @@ from rlhf_hydra.sweep.settings import Setting, settings
 
 METRICS = (
     (findings.REWARD, findings.KL, findings.LENGTH, findings.ENTROPY)
-    + (LOSS, "eval/loss", "train/accuracy", "eval/accuracy")
-    + ("train/margin", "eval/margin", "train/kl", "eval/kl")
+    + ("eval/loss", LOSS, "eval/accuracy", "train/accuracy")
+    + ("eval/margin", "train/margin", "eval/kl", "train/kl")
 )
-"""What the table and the plots show of a run, of those that it logs: of one that samples, and of a supervised one."""
+"""What is shown of a run, of what it logs: of one that samples, and of a supervised one."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,11 @@ class Report:
         """What the table and the plots show, the objective first."""
         logged = {metric for trial in self.sweep.trials for metric in trial.curves}
         return [metric for metric in dict.fromkeys((self.objective, *METRICS)) if metric in logged]
+
+    @property
+    def columns(self) -> list[str]:
+        """Those that have room in a table; `trials.csv` has all that was logged."""
+        return self.metrics[: 4 if self.repeats else 5]
 
     @property
     def repeats(self) -> bool:
@@ -118,7 +123,7 @@ def remarks(report: Report) -> list[str]:
     if partly := [setting.name for setting in begun if any(trial.state == "done" for trial in setting.trials)]:
         found.append(f"Not ranked before all of their seeds are done: {', '.join(partly)}.")
     blind = [setting.name for setting in done if not setting.curve(findings.KL)]
-    if 0 < len(blind) < len(done):
+    if blind and findings.REWARD in report.metrics:
         found.append(f"No KL was measured (algo.kl.coef=0), so not on the frontier: {', '.join(blind)}.")
     problems = dict.fromkeys(problem for trial in trials for problem in trial.problems)
     named = {problem: [trial.name for trial in trials if problem in trial.problems] for problem in problems}

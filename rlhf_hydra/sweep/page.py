@@ -16,7 +16,7 @@ from rlhf_hydra.sweep.plots import draw
 from rlhf_hydra.sweep.runs import LOGS, METRICS, RUN, Trial
 from rlhf_hydra.sweep.words import SHORT_NAMES, clock, measured, short_key, shown
 
-LINKS = {RUN: "config", METRICS: "metrics", "samples.jsonl": "samples", "curves.png": "curves"}
+LINKS = {RUN: "config", METRICS: "metrics", "samples.jsonl": "samples"}
 """Files of a run that a reader may want to open, and what the link says."""
 
 

@@ -16,6 +16,7 @@ FILES = ("report.html", "report.md", "trials.csv", "settings.csv", "best/experim
 
 
 def print_report(report: Report, console: Console) -> None:
+    console.print(Text(heading(report), style="bold"), soft_wrap=True)
     console.print(table(report))
     for name, found in report.signs.items():
         console.print(Text(f"sign of reward hacking in {name}: {'; '.join(found)}", style="yellow"), soft_wrap=True)
@@ -36,16 +37,18 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def last_word(trial: Trial) -> str:
-    return next(reversed(trial.detail.strip().splitlines()), "left no word")
+    """The error, or else the last line that it left."""
+    lines = trial.detail.strip().splitlines()[::-1]
+    return next((line for line in lines if line.startswith("error: ")), next(iter(lines), "left no word"))
 
 
 def table(report: Report) -> Table:
     """One line a setting, the best first, `*` on the frontier; over several seeds mean ± standard deviation."""
-    found = Table(title=heading(report), title_justify="left", header_style="bold", box=None, pad_edge=False)
+    found = Table(header_style="bold", box=None, pad_edge=False)
     for name in ("trial", "state", *map(short_key, report.swept)):
         found.add_column(name)
-    for name in (*(SHORT_NAMES.get(metric, metric) for metric in report.metrics), "time", report.cost_name, ""):
-        found.add_column(name, justify="right")
+    for name in (*(SHORT_NAMES.get(metric, metric) for metric in report.columns), "time", report.cost_name, ""):
+        found.add_column(name, justify="right", overflow="fold")
     for setting in report.in_order:
         flags = (
             "best" * (setting is report.best),
@@ -56,7 +59,7 @@ def table(report: Report) -> Table:
             setting.name,
             Text(setting.states, style=COLORS[setting.state]),
             *(shown(setting.value(key)) for key in report.swept),
-            *(measured(setting, metric) for metric in report.metrics),
+            *(measured(setting, metric) for metric in report.columns),
             clock(setting.seconds),
             f"{report.cost(setting):.3g}",
             " ".join(filter(None, flags)),

@@ -43,7 +43,7 @@ def test_the_best_comes_first_and_broken_conditions_are_named(told):
         ("failed", {"eval/pass@1": 0.1}),
     ]
     said = told("eval.every=5", 'sweep.constraints=["kl <= 1"]', results=results)
-    assert said[0].strip().endswith(": 3 done, 1 failed")
+    assert said[0].endswith(": 3 done, 1 failed")
     assert [line.split()[0] for line in said if line.startswith("#")][:4] == ["#2", "#0", "#1", "#3"]
     assert "best                  #2: eval/pass@1 0.7" in said
     assert "Not policy/kl <= 1, so not the best: #1." in said
