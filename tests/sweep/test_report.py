@@ -248,6 +248,49 @@ def test_a_report_made_again_leaves_no_best_of_before(tmp_path):
     assert "None is the best" in (folder / "report.md").read_text()
 
 
+def test_seeds_are_one_line_and_the_best_is_no_seed(tmp_path):
+    """The first setting has the best seed, the second the best mean; a third lacks a seed."""
+    ends = {
+        ("1e-6", 7): 0.9,
+        ("1e-6", 8): 0.1,
+        ("2e-6", 7): 0.6,
+        ("2e-6", 8): 0.5,
+        ("4e-6", 7): 0.95,
+        ("4e-6", 8): None,
+    }
+    own = {f"{n}-x": [f"policy.optim.lr={lr}", f"seed={seed}"] for n, (lr, seed) in enumerate(ends)}
+    folder = leave_sweep(tmp_path / "s", own, axes={"policy.optim.lr": [], "seed": []}, objective="eval/mean")
+    for (key, lines), end in zip(own.items(), ends.values(), strict=True):
+        found = {} if end is None else curves(0.01) | {"eval/mean": {0: 0.1, 12: end}}
+        leave_run(folder / "trials" / key, [*BASE, *lines], found, state="waiting" if end is None else "done")
+    make_report([folder], ReportTask(name="report"), tmp_path)
+    first, second, third = csv.DictReader((folder / "settings.csv").open())
+    assert [row["setting"] for row in (first, second, third)] == ["#0 ×2", "#2 ×2", "#4 ×2"]
+    # (0.6 + 0.5) / 2 = 0.55, and 0.05 x sqrt(2) apart
+    assert (second["seed"], second["n"], second["is_best"]) == ("7, 8", "2", "True")
+    assert float(second["objective"]) == pytest.approx(0.55)
+    assert float(second["objective_std"]) == pytest.approx(0.05 * 2**0.5)
+    assert (third["state"], third["n"], third["objective_std"]) == ("1 done, 1 waiting", "1", "")
+    assert "seed" not in (folder / "best/experiment.yaml").read_text().partition("seed=7,8\n")[2]
+    text = (folder / "report.md").read_text()
+    assert f"--config-dir {folder}/best -m experiment=best seed=7,8" in text and "is not all of" not in text
+    assert "| [#2](trials/2-x) [#3](trials/3-x) | done | 2e-06 | 0.55 ± 0.071 |" in text
+    assert "Not ranked before all of their seeds are done: #4 ×2." in text
+    rows = list(csv.DictReader((folder / "trials.csv").open()))
+    assert [row["setting"] for row in rows] == ["#0 ×2"] * 2 + ["#2 ×2"] * 2 + ["#4 ×2"] * 2
+
+
+def test_a_supervised_sweep_is_judged_by_its_evaluation_loss(tmp_path):
+    for beta, loss in (("0.1", 0.4), ("0.3", 0.2)):
+        logged = {"train/loss": {1: 0.7, 2: 0.1}, "eval/loss": {0: 0.7, 2: loss}, "eval/accuracy": {0: 0.0, 2: 1.0}}
+        leave_run(tmp_path / beta, ["algo=dpo", "eval.every=2", "steps=2", f"algo.beta={beta}"], logged)
+    place = make_report([tmp_path / "0.1", tmp_path / "0.3"], ReportTask(name="report"), tmp_path)
+    text, html = ((place / name).read_text() for name in ("report.md", "report.html"))
+    assert "Objective: min `eval/loss`" in text and "## Best: 0.3" in text
+    assert "KL against reward" not in html and "Signs of reward hacking" not in html
+    assert "| trial | state | algo.beta | eval/loss | train/loss | eval/accuracy |" in text
+
+
 def test_without_plotly_the_page_shows_the_plots(sweep, tmp_path):
     shutil.copytree(sweep, tmp_path / "copy")
     report = study(read_sweep([tmp_path / "copy"]), tmp_path / "copy")
