@@ -95,8 +95,9 @@ def look_at_run_yaml(path: Path) -> RunConfig:
 @lru_cache(maxsize=10_000)
 def section_of(name: str, text: str) -> Any:
     """What a run has under `name`, of its JSON."""
-    node = OmegaConf.merge(RunConfig, typed({name: json.loads(text)}))[name]
-    return OmegaConf.to_object(node) if OmegaConf.is_config(node) else node
+    cfg = OmegaConf.merge(RunConfig, typed({name: json.loads(text)}))
+    assert isinstance(cfg, DictConfig)
+    return OmegaConf.to_object(cfg[name]) if OmegaConf.is_config(cfg[name]) else cfg[name]
 
 
 def plain(value: Any) -> Any:
