@@ -109,7 +109,7 @@ def tracked(run: RunConfig, folder: Path, command: str, start: Path | None) -> I
         raise SystemExit(stop.code) from None
     except Failure as failure:
         tracker.finish("failed", str(failure))
-        raise SystemExit(1) from None
+        raise SystemExit(1) from failure
     except BaseException as error:
         tracker.finish("failed", f"{type(error).__name__}: {error}")
         raise

@@ -29,7 +29,7 @@ class Lessons:
         self.examples, self.goal, self.max_tokens = examples, goal, max_tokens
         self.items = range(min(len(examples), limit or len(examples)))
         self.others = others(len(self.items), seed) if goal.needs_mismatched else []
-        self.unit = 2 if goal.in_pairs else 1
+        self.unit = examples.rows_each
         """Rows of an example."""
         self.known: dict[str, Tensor] = {}
         """The reference's log-probability of each response [rows], and of each `mismatched` one [examples]."""
@@ -59,7 +59,7 @@ class Lessons:
             self.known["mismatched"] = torch.cat(found)
 
     def count(self, batch: RolloutBatch) -> Totals:
-        return Totals.count(batch, self.goal.in_pairs)
+        return Totals.count(batch, in_pairs=self.unit == 2)
 
     def drift(self, model: TokenModel, items: Sequence[int]) -> Tensor:
         """log-probability of each mismatched response, less that under the reference. [items]"""

@@ -32,9 +32,10 @@ from rlhf_hydra.config.saved import save_run_yaml, saved_command, words_of
 from rlhf_hydra.config.schema import ReportTask, RunConfig, Supervised, is_dashboard
 from rlhf_hydra.config.store import find_conf_dir, new_folder
 from rlhf_hydra.config.summary import summary
-from rlhf_hydra.rerun import compare
 from rlhf_hydra.sweep import conduct
 from rlhf_hydra.sweep.child import end_with_parent
+from rlhf_hydra.sweep.compare import print_comparison, verdict
+from rlhf_hydra.sweep.report import make_report
 from rlhf_hydra.sweep.slurm import require_slurm
 from rlhf_hydra.sweep.space import Point, Space
 
@@ -156,7 +157,7 @@ def rerun(args: Namespace, composer: Composer) -> None:
     again = Path(new_folder(f"{folder.resolve()}-again"))
     log_to(again)
     begin(run, again, saved_command(folder / "run.yaml"))
-    is_same, text = compare(folder, again)
+    is_same, text = verdict(folder, again)
     print(text)
     sys.exit(0 if is_same else 1)
 
@@ -255,7 +256,12 @@ def trial(args: Namespace, composer: Composer) -> None:
     folder = run_folder(args)
     run = checked_resume(folder)
     log_to(folder)
-    begin(run, folder, saved_command(folder / "run.yaml"), resume=bool(whole(folder)))
+    try:
+        begin(run, folder, saved_command(folder / "run.yaml"), resume=bool(whole(folder)))
+    except SystemExit as end:
+        if end.__cause__:
+            print(f"error: {end.__cause__}", file=sys.stderr)  # below the summary: a sweep reads the reason last
+        raise
 
 
 # ------------------------------------------------------------------------------------------------- report, compare
@@ -268,12 +274,8 @@ def look_back(args: Namespace, composer: Composer) -> None:
     run = checked_run(args.overrides, composer)
     folders = find_folders(run)
     if isinstance(run.task, ReportTask):
-        from rlhf_hydra.sweep.report import make_report
-
         make_report(folders, run.task, Path(run.outputs), args.config_dir)
     else:
-        from rlhf_hydra.sweep.compare import print_comparison
-
         print_comparison(folders[0], folders[1])
 
 

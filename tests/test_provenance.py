@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_hydra import provenance
 from rlhf_hydra.config.schema import GRPO, Filter, FunctionReward, Model
-from rlhf_hydra.rerun import compare
+from rlhf_hydra.sweep.compare import verdict
 
 WORDS = "python -m rlhf_hydra --config-dir team algo=grpo seed=3"
 
@@ -117,7 +117,7 @@ ROWS = [{"step": 0, "eval/mean": 0.1}, {"step": 1, "a": 1.0, "time/step_s": 3.0}
 def test_runs_with_the_same_numbers(tmp_path):
     quicker = [{**row, "time/step_s": 1.0} for row in ROWS]
     one, other = finished(tmp_path / "one", ROWS, commit="x"), finished(tmp_path / "other", quicker, commit="x")
-    is_same, text = compare(one, other)
+    is_same, text = verdict(one, other)
     assert is_same and f"same as {one}: all metrics of 2 steps are equal" in text
     assert "code, data, model, packages and machine are the same" in text
 
@@ -126,7 +126,7 @@ def test_runs_that_part_say_where_and_what_is_different(tmp_path):
     later = [ROWS[0], {**ROWS[1], "a": 1.0 + 1e-9}, ROWS[2]]
     one = finished(tmp_path / "one", ROWS, commit="x", packages={"torch": "2.1", "ray": "2"})
     other = finished(tmp_path / "other", later, commit="y", packages={"torch": "2.2", "ray": "2"})
-    is_same, text = compare(one, other)
+    is_same, text = verdict(one, other)
     assert not is_same and text.splitlines()[1:] == [
         "  step 1: a 1.0 -> 1.000000001",
         "  commit: x -> y",
@@ -135,5 +135,5 @@ def test_runs_that_part_say_where_and_what_is_different(tmp_path):
 
 
 def test_a_run_that_ended_earlier(tmp_path):
-    is_same, text = compare(finished(tmp_path / "one", ROWS), finished(tmp_path / "other", ROWS[:1]))
+    is_same, text = verdict(finished(tmp_path / "one", ROWS), finished(tmp_path / "other", ROWS[:1]))
     assert not is_same and "step 1 is in the first run alone" in text and "has no provenance.json" in text

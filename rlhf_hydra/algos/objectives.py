@@ -252,8 +252,6 @@ class Objective:
     output: Output = "logprobs"
     """logprobs [b, T]; scores [b] of whole rows; choices [b, T], the odds at the ends of steps; or, with a
     teacher, divergence: logprobs and divergence [b, T]."""
-    in_pairs: bool = False
-    """Rows come as chosen, rejected, chosen, rejected ..."""
     needs_reference: bool = False
     """Reads `ref_totals`."""
     needs_mismatched: bool = False
@@ -262,11 +260,11 @@ class Objective:
 
 OBJECTIVES: dict[type[Supervised], Objective] = {
     SFT: Objective(sft_loss),
-    RM: Objective(rm_loss, output="scores", in_pairs=True),
+    RM: Objective(rm_loss, output="scores"),
     PRM: Objective(prm_loss, output="choices"),
-    DPO: Objective(dpo_loss, in_pairs=True, needs_reference=True),
-    SimPO: Objective(simpo_loss, in_pairs=True),
-    ORPO: Objective(orpo_loss, in_pairs=True),
+    DPO: Objective(dpo_loss, needs_reference=True),
+    SimPO: Objective(simpo_loss),
+    ORPO: Objective(orpo_loss),
     KTO: Objective(kto_loss, needs_reference=True, needs_mismatched=True),
     KD: Objective(kd_loss, output="divergence"),
 }

@@ -347,7 +347,7 @@ class ORPO(Supervised):
 
 
 PAIRS = (RM, DPO, SimPO, ORPO)
-"""Objectives whose examples are two rows, chosen and rejected."""
+"""Objectives whose examples are two rows each: chosen, rejected, chosen, rejected ..."""
 
 
 @dataclass
@@ -832,10 +832,11 @@ class ReportTask(Task):
     """What is best among the trials of a report. A sweep has written down its own; what is set here counts instead."""
 
     objective: Optional[str] = None
-    """Metric whose last value decides. null: the sweep's, or else `eval/pass@k` where there were evaluations; without
-    any, none is the best."""
+    """Metric whose last value decides, its mean over seeds. null: that of the sweep, or of the first run that has one
+    (`sweep.objective`); without any, none is the best."""
     direction: Optional[str] = choice(None, "max", "min")
-    """Whether the largest or the smallest is the best. null: the sweep's, or else `max`."""
+    """Whether the largest or the smallest is the best. null: as in the sweep; of another `objective`, `min` of a loss,
+    else `max`."""
     constraints: List[str] = field(default_factory=list)
     """What the best must meet besides, each `METRIC <= NUMBER`, such as `kl <= 0.2`."""
 
@@ -928,10 +929,11 @@ class Sweep(Section):
     seeds: int = number(1, ge=1)
     """Runs of each combination, with `seed`, `seed` + 1, ..."""
     objective: Optional[str] = None
-    """Metric by whose last value trials are ranked. null: `eval/pass@k` where the run evaluates; else none is ranked,
-    since the training reward is no judge of itself unless it is named here."""
-    direction: str = choice("max", "max", "min")
-    """Whether the largest or the smallest value is the best."""
+    """Metric by whose last value trials are ranked, over several seeds by the mean. null: where the run evaluates,
+    `eval/pass@k`, or `eval/loss` of supervised ones; else none is ranked, since what the training itself improves is no
+    judge unless it is named here."""
+    direction: Optional[str] = choice(None, "max", "min")
+    """Whether the largest or the smallest value is the best. null: `min` of a loss, else `max`."""
     constraints: List[str] = field(default_factory=list)
     """What the last values of a trial must satisfy to be the best, such as `kl <= 15` or `policy/entropy > 0.1`."""
     hang_timeout_s: Optional[float] = number(None, gt=0)

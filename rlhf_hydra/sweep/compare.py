@@ -1,4 +1,6 @@
-"""How two runs differ: config with defaults folded in, code, packages, data, machine, and curves."""
+"""How two runs differ: config with defaults folded in, curves, and what else may have caused it: code, packages, data,
+model, machine. `task=compare` shows all of it; `task=rerun` asks whether a run and its repetition are exactly the same.
+"""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,33 +15,55 @@ from rich.text import Text
 from rlhf_hydra.config.export import PLACES
 from rlhf_hydra.config.layers import leaves
 from rlhf_hydra.provenance import FILE as PROVENANCE
-from rlhf_hydra.sweep.report import shown
 from rlhf_hydra.sweep.runs import Curve, Trial, read_json, read_sweep
+from rlhf_hydra.sweep.words import shown
 
 TOLERANCE = 1e-6
-"""Values of a metric that lie closer count as equal."""
-UNCOMPARED = ("time/",)
-"""Metrics that differ between any two runs."""
+"""Values of a metric that lie closer count as equal in `task=compare`."""
+MEASURED = ("time/", "system/")
+"""Metrics of the machine, which no two runs have in common."""
+CAUSES = ("commit", "diff_sha", "files", "data", "model", "seeds", "python", "packages", "hardware", "resumed")
+"""Parts of `provenance.json` that may change the numbers; the others say what was typed."""
 NOTHING = "-"
 """Shown where only the other run has a value."""
+SHOWN = 5
+"""Metrics, and keys of a cause, that a verdict lists one by one."""
 
 Pair = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
 class CurveDifference:
-    """How a metric of run b differs from that of run a, over the steps that both have."""
+    """How a metric of run b differs from that of run a."""
 
     metric: str
-    last: Pair
-    steps: int
-    """That both have."""
-    largest: float
-    """max |b - a|."""
-    at: int | None
-    """The step of the largest difference."""
-    first: int | None
-    """The first step at which they differ by more than `TOLERANCE`; None: at none."""
+    a: Curve
+    b: Curve
+    tolerance: float
+
+    @property
+    def last(self) -> Pair:
+        return tuple(next(reversed(curve.values()), None) for curve in (self.a, self.b))  # type: ignore[return-value]
+
+    @property
+    def gaps(self) -> Curve:
+        """|b - a| at the steps that both have."""
+        return {step: abs(self.b[step] - value) for step, value in self.a.items() if step in self.b}
+
+    @property
+    def at(self) -> int | None:
+        """The step of the largest gap."""
+        return max(gaps, key=lambda step: gaps[step]) if (gaps := self.gaps) else None
+
+    @property
+    def first(self) -> int | None:
+        """The first step at which they differ by more than the tolerance; None: at none."""
+        return next((step for step, gap in self.gaps.items() if gap > self.tolerance), None)
+
+    @property
+    def alone(self) -> int | None:
+        """The first step that only one of them has."""
+        return min(self.a.keys() ^ self.b.keys(), default=None)
 
 
 @dataclass(frozen=True)
@@ -59,20 +83,31 @@ class Comparison:
         """Whether the runs agree in everything that is known of both."""
         return not self.config and not self.provenance and all(curve.first is None for curve in self.curves)
 
+    @property
+    def parting(self) -> int | None:
+        """The first step at which not all numbers are the same, or that only one run has; None: there is none."""
+        found = (step for curve in self.curves for step in (curve.first, curve.alone) if step is not None)
+        return min(found, default=None)
 
-def compare(a: Path, b: Path) -> Comparison:
+
+def compare(a: Path, b: Path, tolerance: float = TOLERANCE) -> Comparison:
     """Failure if either is no run folder."""
     first, second = read_sweep([a, b]).trials
-    facts = [dict(leaves(read_json(trial.folder / PROVENANCE, []))) for trial in (first, second)]
+    facts = [causes(read_json(trial.folder / PROVENANCE, [])) for trial in (first, second)]
     unknown = tuple(trial.name for trial, known in zip((first, second), facts, strict=True) if not known)
+    metrics = [metric for metric in {**first.curves, **second.curves} if not metric.startswith(MEASURED)]
     return Comparison(
         a=first,
         b=second,
         config={key: pair for key, pair in different(first.config, second.config) if key.split(".")[0] not in PLACES},
         provenance=dict(different(*facts)) if not unknown else {},
         unknown=unknown,
-        curves=list(curve_differences(first.curves, second.curves)),
+        curves=[CurveDifference(m, first.curves.get(m, {}), second.curves.get(m, {}), tolerance) for m in metrics],
     )
+
+
+def causes(record: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(leaves({cause: record[cause] for cause in CAUSES if cause in record}))
 
 
 def different(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, Pair]]:
@@ -83,21 +118,44 @@ def different(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str,
             yield key, pair
 
 
-def curve_differences(a: Mapping[str, Curve], b: Mapping[str, Curve]) -> Iterator[CurveDifference]:
-    for metric in {**a, **b}:
-        if metric.startswith(UNCOMPARED):
-            continue
-        ours, theirs = a.get(metric, {}), b.get(metric, {})
-        gaps = {step: abs(theirs[step] - value) for step, value in ours.items() if step in theirs}
-        at = max(gaps, key=lambda step: gaps[step], default=None)
-        yield CurveDifference(
-            metric=metric,
-            last=tuple(next(reversed(curve.values()), None) for curve in (ours, theirs)),  # type: ignore[arg-type]
-            steps=len(gaps),
-            largest=0.0 if at is None else gaps[at],
-            at=at,
-            first=next((step for step, gap in gaps.items() if gap > TOLERANCE), None),
-        )
+# ---------------------------------------------------------------------------------------------------------- verdict
+
+
+def verdict(first: Path, second: Path) -> tuple[bool, str]:
+    """`task=rerun`: whether both runs logged the same numbers, and a text that says so."""
+    found = compare(first, second, tolerance=0.0)
+    if found.parting is None:
+        steps = len({step for curve in found.curves for step in curve.a})
+        head = [f"same as {first}: all metrics of {steps} steps are equal"]
+    else:
+        head = [f"differs from {first}:", *(f"  {line}" for line in partings(found, found.parting))]
+    if found.unknown:
+        reasons = [f"nothing is known of {name}: it has no {PROVENANCE}" for name in found.unknown]
+    else:
+        reasons = list(listed(found.provenance)) or ["code, data, model, packages and machine are the same"]
+    return found.parting is None, "\n".join([*head, *(f"  {reason}" for reason in reasons)])
+
+
+def partings(found: Comparison, step: int) -> Iterator[str]:
+    """What is not the same at a step."""
+    sides = [any(step in curve for curve in curves) for curves in zip(*((c.a, c.b) for c in found.curves), strict=True)]
+    if not all(sides):
+        yield f"step {step} is in {'the first' if sides[0] else 'the second'} run alone"
+        return
+    here = [curve for curve in found.curves if step in (curve.first, curve.alone)]
+    for curve in here[:SHOWN]:
+        yield f"step {step}: {curve.metric} {curve.a.get(step, NOTHING)} -> {curve.b.get(step, NOTHING)}"
+    if len(here) > SHOWN:
+        yield f"step {step}: and {len(here) - SHOWN} other metrics"
+
+
+def listed(pairs: Mapping[str, Pair]) -> Iterator[str]:
+    """A line for each key, of each cause the first few."""
+    for cause in CAUSES:
+        keys = [key for key in pairs if key.split(".")[0] == cause]
+        yield from (f"{key}: {pairs[key][0]} -> {pairs[key][1]}" for key in keys[:SHOWN])
+        if len(keys) > SHOWN:
+            yield f"{cause}: and {len(keys) - SHOWN} others"
 
 
 # -------------------------------------------------------------------------------------------------------- terminal
@@ -132,14 +190,14 @@ def print_pairs(console: Console, title: str, pairs: Mapping[str, Pair], equal: 
 
 def print_curves(console: Console, curves: list[CurveDifference]) -> None:
     """A line for each metric that differs; those that are equal are counted."""
-    differing = [curve for curve in curves if curve.first is not None or not curve.steps]
+    differing = [curve for curve in curves if curve.first is not None or not curve.gaps]
     if differing:
         table = plain_table("curves", "metric", "last a", "last b", "largest gap", "at step", "differ from step")
         for curve in differing:
-            gap = (shown(curve.largest), shown(curve.at), shown(curve.first)) if curve.steps else (NOTHING,) * 3
-            table.add_row(curve.metric, *map(shown, curve.last), *gap)
+            largest = None if curve.at is None else curve.gaps[curve.at]
+            table.add_row(curve.metric, *map(shown, (*curve.last, largest, curve.at, curve.first)))
         console.print(table)
-    steps = max((curve.steps for curve in curves), default=0)
+    steps = max((len(curve.gaps) for curve in curves), default=0)
     console.print(f"{len(curves) - len(differing)} of {len(curves)} metrics agree to {TOLERANCE:g} over {steps} steps.")
 
 

@@ -8,6 +8,8 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
+from rich.console import Console
+
 from rlhf_hydra.config.check import checked_run
 from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem
@@ -16,13 +18,15 @@ from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.sweep.berths import Berths, Reserve
 from rlhf_hydra.sweep.launch import Here, Launcher, Listed, Source, environment
 from rlhf_hydra.sweep.objective import Objective
-from rlhf_hydra.sweep.report import study, write
+from rlhf_hydra.sweep.overview import study
+from rlhf_hydra.sweep.report import write
 from rlhf_hydra.sweep.room import Amounts, Room, here
 from rlhf_hydra.sweep.runs import read_sweep
 from rlhf_hydra.sweep.search import Study
 from rlhf_hydra.sweep.slurm import Queue, on_slurm
 from rlhf_hydra.sweep.space import Point, Space, name_of
 from rlhf_hydra.sweep.table import Screen
+from rlhf_hydra.sweep.terminal import print_report
 from rlhf_hydra.sweep.trial import Book, Trial, locked
 
 SOME_FAILED = 1
@@ -78,7 +82,10 @@ def resume(folder: Path, changes: Sequence[str] = ()) -> int:
         return start(composer, overrides, [(point, checked_run(point.overrides, composer)) for point in points], folder)
     with locked(folder):
         book = Book.load(folder, changes)
-        return conduct(book, *missing(book), first=next(iter(book.trials.values())).run)
+        first = next(iter(book.trials.values())).run
+        book.head |= Objective.of(first).describe()
+        book.write()
+        return conduct(book, *missing(book), first=first)
 
 
 def missing(book: Book) -> tuple[Source, dict[str, RunConfig]]:
@@ -99,22 +106,21 @@ def conduct(book: Book, source: Source, to_come: Mapping[str, RunConfig], first:
                 launch(source, to_come, first.sweep, screen, interrupts, book.folder)
         except Stopped as stop:
             code = stop.code
-    screen.sum_up(book.folder)
-    tell(book, screen.say)
+    tell(book, screen.console)
     return code or (0 if all(trial.status.is_final for trial in book.trials.values()) else SOME_FAILED)
 
 
-def tell(book: Book, say: Callable[[str], None]) -> None:
+def tell(book: Book, console: Console) -> None:
     """The report of what there is, over which a sweep does not fail: `task=report` makes it again."""
     try:
-        report = write(study(read_sweep([book.folder]), book.folder), book.head.get("config_dir"))
+        report = study(read_sweep([book.folder]), book.folder)
+        try:
+            report = write(report, book.head.get("config_dir"))
+        finally:
+            print_report(report, console)
     except Exception as error:
-        say(f"no report ({type(error).__name__}: {error}); make one with: task=report run={book.folder}")
-        return
-    if (page := book.folder / "report.html").exists():
-        say(f"report   {page}")
-    if report.command:
-        say(f"best     {report.command}")
+        says = f"no report ({type(error).__name__}: {error}); make one with: task=report run={book.folder}"
+        console.print(says, highlight=False, markup=False, soft_wrap=True)
 
 
 def launch(

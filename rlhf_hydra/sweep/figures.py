@@ -1,14 +1,17 @@
 """The interactive figures of the page, as Plotly's own JSON; `templates/page.js` draws, colours and toggles them.
 
-Every trace says in `meta` which trial it belongs to (its number in the sweep), so one click hides a trial everywhere.
+Every trace says in `meta` which setting it belongs to (its number in the report), so one click hides it everywhere.
 """
 
 from typing import Any
 
 from rlhf_hydra.sweep import findings
-from rlhf_hydra.sweep.report import Report, shown
-from rlhf_hydra.sweep.runs import Trial
+from rlhf_hydra.sweep.objective import LOSS
+from rlhf_hydra.sweep.overview import Report
+from rlhf_hydra.sweep.runs import Curve
 from rlhf_hydra.sweep.scales import KINDS, Scale, scale, spread
+from rlhf_hydra.sweep.settings import Setting
+from rlhf_hydra.sweep.words import shown
 
 Figure = dict[str, Any]
 
@@ -20,6 +23,14 @@ TITLES = {
     findings.EVAL: "evaluation: mean reward",
     findings.LENGTH: "response tokens",
     findings.ENTROPY: "entropy, nats per token",
+    LOSS: "training loss",
+    "eval/loss": "evaluation: loss",
+    "train/accuracy": "training accuracy",
+    "eval/accuracy": "evaluation: accuracy",
+    "train/margin": "training: reward of chosen less rejected",
+    "eval/margin": "evaluation: reward of chosen less rejected",
+    "train/kl": "training: divergence, nats",
+    "eval/kl": "evaluation: divergence, nats",
 }
 
 
@@ -33,20 +44,20 @@ def scales(report: Report) -> dict[str, Scale]:
     return {key: scale(key, report.swept[key]) for key in dict.fromkeys(order)}
 
 
-def trial_colors(report: Report) -> dict[str, dict[str, str]]:
-    """What the trials can be coloured by: key -> trial -> colour."""
-    trials = report.sweep.trials
+def colors(report: Report) -> dict[str, dict[str, str]]:
+    """What the settings can be coloured by: key -> setting -> colour."""
     found = {
-        key: {trial.name: each.colors.get(trial.value(key), FAINT) for trial in trials}
+        key: {setting.name: each.colors.get(setting.value(key), FAINT) for setting in report.settings}
         for key, each in scales(report).items()
     }
-    return found | {"trial": {trial.name: KINDS[number % len(KINDS)] for number, trial in enumerate(trials)}}
+    return found | {"trial": {each.name: KINDS[number % len(KINDS)] for number, each in enumerate(report.settings)}}
 
 
-def label(report: Report, trial: Trial) -> str:
-    """A trial with its swept values, a line each."""
-    values = (f"{key} = {shown(trial.value(key))}" for key in report.swept)
-    return "<br>".join([f"<b>{trial.name}</b> {trial.state}", *values])
+def label(report: Report, setting: Setting) -> str:
+    """A setting with its swept values, a line each."""
+    values = [f"{key} = {shown(setting.value(key))}" for key in report.swept]
+    seeds = [f"mean of seeds {setting.value('seed')}"] if len(setting.trials) > 1 else []
+    return "<br>".join([f"<b>{setting.name}</b> {setting.states}", *values, *seeds])
 
 
 def figures(report: Report) -> dict[str, Figure]:
@@ -62,42 +73,45 @@ def figures(report: Report) -> dict[str, Figure]:
 
 
 def kl_reward(report: Report) -> Figure:
-    """Each trial's way through KL and objective, its end, and the frontier of the ends."""
+    """Each setting's way through KL and objective, its end, and the frontier of the ends."""
     data = [stairs(report)] if report.frontier else []
-    for number, trial in enumerate(report.sweep.trials):
-        points = findings.path(trial, report.objective)
+    for number, setting in enumerate(report.settings):
+        points = findings.path(setting, report.objective)
         if points:
-            data += [way(report, number, trial, points), end(report, number, trial, points[-1])]
+            data += [way(report, number, setting, points), end(report, number, setting, points[-1])]
     y = {"title": {"text": title(report.objective)}}
     return {"data": data, "layout": layout(480, xaxis={"title": {"text": title(findings.KL)}}, yaxis=y)}
 
 
-def way(report: Report, number: int, trial: Trial, points: list[tuple[int, float, float]]) -> Figure:
+def way(report: Report, number: int, setting: Setting, points: list[tuple[int, float, float]]) -> Figure:
     steps, kl, values = zip(*points, strict=True)
     return trace(number, kl, values, "lines+markers") | {
         "opacity": 0.45,
         "line": {"width": 1.6},
         "marker": {"size": 4},
         "text": [f"step {step}" for step in steps],
-        "hovertemplate": f"{label(report, trial)}<br>%{{text}}: KL %{{x:.4g}}, %{{y:.4g}}<extra></extra>",
+        "hovertemplate": f"{label(report, setting)}<br>%{{text}}: KL %{{x:.4g}}, %{{y:.4g}}<extra></extra>",
     }
 
 
-def end(report: Report, number: int, trial: Trial, point: tuple[int, float, float]) -> Figure:
-    is_best, is_done = trial is report.best, trial.state == "done"
+def end(report: Report, number: int, setting: Setting, point: tuple[int, float, float]) -> Figure:
+    """The last step; over several seeds a bar of one standard deviation to each side."""
+    is_best, is_done = setting is report.best, setting.state == "done"
+    bars = {"error_x": setting.deviation(findings.KL), "error_y": setting.deviation(report.objective)}
     symbol = "star" if is_best else "circle" if is_done else "x"
     return trace(number, [point[1]], [point[2]], "markers+text") | {
         "marker": {"size": 18 if is_best else 12, "symbol": symbol, "line": {"color": "white", "width": 1.5}},
-        "text": [trial.name if len(report.sweep.trials) <= 30 else ""],
+        "text": [setting.name if len(report.settings) <= 30 else ""],
         "textposition": "top center",
         "textfont": {"size": 11, "color": FAINT},
-        "hovertemplate": f"{label(report, trial)}<br>end: KL %{{x:.4g}}, %{{y:.4g}}<extra></extra>",
+        "hovertemplate": f"{label(report, setting)}<br>end: KL %{{x:.4g}}, %{{y:.4g}}<extra></extra>",
+        **{name: {"array": [bar], "thickness": 1.2, "width": 3} for name, bar in bars.items() if bar is not None},
     }
 
 
 def stairs(report: Report) -> Figure:
     """The frontier: what is reached at most up to each KL."""
-    points = [findings.path(trial, report.objective)[-1] for trial in report.frontier]
+    points = [findings.path(setting, report.objective)[-1] for setting in report.frontier]
     return trace(-1, [point[1] for point in points], [point[2] for point in points], "lines") | {
         "line": {"color": INK, "width": 1.6, "dash": "dot", "shape": "hv"},
         "hoverinfo": "skip",
@@ -108,45 +122,62 @@ def stairs(report: Report) -> Figure:
 
 
 def curves(report: Report, metric: str) -> Figure:
-    data = [
-        trace(number, list(curve), list(curve.values()), "lines" if len(curve) > 40 else "lines+markers")
-        | {
-            "line": {"width": 1.8},
-            "marker": {"size": 4},
-            "hovertemplate": f"{label(report, trial)}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
-        }
-        for number, trial in enumerate(report.sweep.trials)
-        if (curve := trial.curves.get(metric))
-    ]
+    """A line a setting, and over several seeds a band of one standard deviation to each side."""
+    data = []
+    for number, setting in enumerate(report.settings):
+        if band := setting.band(metric):
+            data.append(shade(number, setting.curve(metric), band))
+        if curve := setting.curve(metric):
+            data.append(
+                trace(number, list(curve), list(curve.values()), "lines" if len(curve) > 40 else "lines+markers")
+                | {
+                    "line": {"width": 1.8},
+                    "marker": {"size": 4},
+                    "hovertemplate": f"{label(report, setting)}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
+                }
+            )
     return {"data": data, "layout": layout(250, title=title(metric), xaxis={"title": {"text": "step"}})}
+
+
+def shade(number: int, curve: Curve, band: Curve) -> Figure:
+    """The area between mean - deviation and mean + deviation: there along one edge, and back along the other."""
+    above = [curve[step] + deviation for step, deviation in band.items()]
+    below = [curve[step] - deviation for step, deviation in band.items()]
+    found = trace(number, [*band, *reversed(band)], [*above, *reversed(below)], "lines")
+    return found | {"fill": "toself", "line": {"width": 0}, "opacity": 0.3, "hoverinfo": "skip"}
 
 
 def columns(report: Report) -> list[Scale]:
     """The axes of the parallel coordinates: the swept keys, the KL, and the objective last."""
     found = list(scales(report).values())
     for metric in dict.fromkeys((findings.KL, report.objective)):
-        ends = [value for trial in findings.finished(report.sweep) if (value := trial.last(metric)) is not None]
+        ends = [value for each in findings.finished(report.settings) if (value := each.last(metric)) is not None]
         if ends:
             found.append(Scale(metric, *spread(ends, is_log=False), {}))
     return found
 
 
 def parallel(report: Report) -> Figure:
-    """One line a finished trial, through its swept values to what it reached."""
+    """One line a finished setting, through its swept values to what it reached."""
     axes = columns(report)
     data = []
-    for number, trial in enumerate(report.sweep.trials):
-        heights = [axis.places.get(trial.last(axis.key) if not axis.colors else trial.value(axis.key)) for axis in axes]
-        if trial.state == "done" and report.swept and None not in heights:
+    for number, setting in enumerate(report.settings):
+        heights = [height(axis, setting) for axis in axes]
+        if setting.state == "done" and report.swept and None not in heights:
             data.append(
                 trace(number, list(range(len(axes))), heights, "lines+markers")
                 | {
                     "line": {"width": 2},
                     "marker": {"size": 7},
-                    "hovertemplate": f"{label(report, trial)}<extra></extra>",
+                    "hovertemplate": f"{label(report, setting)}<extra></extra>",
                 }
             )
     return {"data": data, "layout": parallel_layout(axes)}
+
+
+def height(axis: Scale, setting: Setting) -> float | None:
+    """Where the setting's line meets an axis; None if it has no value there."""
+    return axis.places.get(setting.value(axis.key) if axis.colors else setting.last(axis.key))
 
 
 def parallel_layout(axes: list[Scale]) -> Figure:
@@ -173,7 +204,7 @@ def wrapped(key: str) -> str:
 
 
 def main_effect(report: Report, effect: findings.Effect) -> Figure:
-    """The trials at each value, and their means, unless nearly every trial has a value of its own."""
+    """The settings at each value, and their means, unless nearly every setting has a value of its own."""
     axis = scale(effect.key, report.swept[effect.key])
     means = trace(-1, [axis.places.get(value) for value, _ in effect.values], effect.means, "lines+markers") | {
         "line": {"color": INK, "width": 2},
@@ -181,10 +212,10 @@ def main_effect(report: Report, effect: findings.Effect) -> Figure:
         "hovertemplate": "mean %{y:.4g}<extra></extra>",
     }
     dots = [
-        trace(number, [axis.places.get(trial.value(effect.key))], [value], "markers")
-        | {"marker": {"size": 9}, "hovertemplate": f"{label(report, trial)}<br>%{{y:.4g}}<extra></extra>"}
-        for number, trial in enumerate(report.sweep.trials)
-        if trial.state == "done" and (value := trial.last(report.objective)) is not None
+        trace(number, [axis.places.get(setting.value(effect.key))], [value], "markers")
+        | {"marker": {"size": 9}, "hovertemplate": f"{label(report, setting)}<br>%{{y:.4g}}<extra></extra>"}
+        for number, setting in enumerate(report.settings)
+        if setting.state == "done" and (value := setting.last(report.objective)) is not None
     ]
     places, texts = zip(*axis.ticks, strict=True)
     xaxis = {"tickvals": places, "ticktext": texts, "range": [-0.05, 1.05], "showgrid": False}
@@ -196,7 +227,7 @@ def main_effect(report: Report, effect: findings.Effect) -> Figure:
 
 
 def trace(number: int, x: Any, y: Any, mode: str) -> Figure:
-    """A scatter of one trial; -1: of all of them."""
+    """A scatter of one setting; -1: of all of them."""
     return {"type": "scatter", "x": list(x), "y": list(y), "mode": mode, "meta": number, "showlegend": False}
 
 

@@ -1,25 +1,20 @@
 """What a set of trials shows: the best, the frontier, the effect of each key, signs of reward hacking, differences.
 
-A trial's value of a metric is the last one that was logged; the exported model is the one after that step.
+A trial's value of a metric is the last one that was logged; the exported model is the one after that step. A setting's
+is the mean over its seeds.
 """
 
-import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rlhf_hydra.config.conditions import parse_condition
+from rlhf_hydra.config.conditions import SHORT
 from rlhf_hydra.config.export import PLACES
-from rlhf_hydra.config.failure import Failure
-from rlhf_hydra.sweep.runs import Curve, Sweep, Trial, Value
+from rlhf_hydra.sweep.objective import Objective
+from rlhf_hydra.sweep.runs import Curve, Trial, Value
+from rlhf_hydra.sweep.settings import Setting
 
-KL, REWARD, EVAL, LENGTH, ENTROPY = (
-    "policy/kl",
-    "reward/mean",
-    "eval/mean",
-    "response/tokens_mean",
-    "policy/entropy",
-)
+KL, REWARD, EVAL, LENGTH, ENTROPY = (SHORT[name] for name in ("kl", "reward", "eval", "tokens", "entropy"))
 
 MIN_STEPS = 8
 """Values that a curve needs before its shape is judged."""
@@ -36,10 +31,10 @@ EVAL_LOSS = 0.25
 # ------------------------------------------------------------------------------------------------------------ axes
 
 
-def swept(sweep: Sweep) -> dict[str, list[Value]]:
-    """The keys that were varied, the sweep's own or else all overrides, each with the values that its trials have."""
-    keys = sweep.axes or dict.fromkeys(key for trial in sweep.trials for key in trial.overrides)
-    values = {key: distinct(trial.value(key) for trial in sweep.trials) for key in keys if not is_place(key)}
+def swept(settings: Sequence[Setting], axes: Sequence[str] = ()) -> dict[str, list[Value]]:
+    """The keys that were varied, `axes` or else all overrides, each with the values that the settings have."""
+    keys = axes or dict.fromkeys(key for setting in settings for trial in setting.trials for key in trial.overrides)
+    values = {key: distinct(setting.value(key) for setting in settings) for key in keys if not is_place(key)}
     return {key: found for key, found in values.items() if len(found) > 1}
 
 
@@ -57,69 +52,40 @@ def distinct(values: Iterable[Value]) -> list[Value]:
 # ------------------------------------------------------------------------------------------------------------ best
 
 
-def objective(sweep: Sweep) -> str:
-    """The metric that decides: the one that was named, else the evaluation's, else the training reward."""
-    logged = {metric for trial in sweep.trials for metric in trial.curves}
-    judged = sorted(metric for metric in logged if re.fullmatch(r"eval/pass@\d+", metric))
-    return sweep.objective or min(judged, key=len, default=EVAL if EVAL in logged else REWARD)
+def ranking(settings: Sequence[Setting], objective: Objective) -> list[Setting]:
+    """Those of which all trials are done, that have a value and keep the conditions, best first."""
+    done = {setting.name: setting for setting in finished(settings)}
+    return [done[name] for name in objective.ranked({name: setting.metrics for name, setting in done.items()})]
 
 
-def best(sweep: Sweep) -> Trial | None:
-    """The finished trial with the best last value of the objective that meets every constraint; ties: lower KL.
-
-    None where nothing was evaluated and no objective was named: the training reward is no judge of itself.
-    """
-    metric, sign = objective(sweep), -1 if sweep.direction == "max" else 1
-    if metric == REWARD and sweep.objective is None:
-        return None
-    found = [trial for trial in finished(sweep) if not broken(trial, sweep.constraints)]
-    ranked = [(sign * value, last_kl(trial), trial) for trial in found if (value := trial.last(metric)) is not None]
-    return min(ranked, key=lambda item: item[:2])[2] if ranked else None
-
-
-def last_kl(trial: Trial) -> float:
-    """Infinite where it was not measured."""
-    kl = trial.last(KL)
-    return float("inf") if kl is None else kl
-
-
-def finished(sweep: Sweep) -> list[Trial]:
-    return [trial for trial in sweep.trials if trial.state == "done"]
-
-
-def broken(trial: Trial, constraints: Sequence[str]) -> list[str]:
-    """The constraints, such as `kl <= 0.2`, that its last values do not meet; a value that is missing meets none."""
-    last = {metric: value for metric in trial.curves if (value := trial.last(metric)) is not None}
-    try:
-        return [text for text in constraints if not parse_condition(text).holds(last)]
-    except ValueError as error:
-        raise Failure(f"constraint {error}, as in 'kl <= 0.2'") from None
+def finished(settings: Sequence[Setting]) -> list[Setting]:
+    return [setting for setting in settings if setting.state == "done"]
 
 
 # -------------------------------------------------------------------------------------------------------- frontier
 
 
-def path(trial: Trial, metric: str) -> list[tuple[int, float, float]]:
+def path(setting: Setting, metric: str) -> list[tuple[int, float, float]]:
     """(step, KL, value) wherever both are known. Before the first step policy and reference are one: KL 0."""
-    kl = trial.curves.get(KL, {})
+    kl = setting.curve(KL)
     known = {0: 0.0} | kl if kl else {}
-    return [(step, known[step], value) for step, value in trial.curves.get(metric, {}).items() if step in known]
+    return [(step, known[step], value) for step, value in setting.curve(metric).items() if step in known]
 
 
-def frontier(sweep: Sweep) -> list[Trial]:
-    """Finished trials that no other beats (Pareto): none has as low a KL and more of the objective, or as much at a
+def frontier(settings: Sequence[Setting], objective: Objective) -> list[Setting]:
+    """Finished settings that no other beats (Pareto): none has as low a KL and more of the objective, or as much at a
     lower KL. In the order of their KL."""
-    sign = 1 if sweep.direction == "max" else -1
-    ends = [(trial, *points[-1][1:]) for trial in finished(sweep) if (points := path(trial, objective(sweep)))]
+    sign = 1 if objective.direction == "max" else -1
+    ends = [(setting, *points[-1][1:]) for setting in finished(settings) if (points := path(setting, objective.shown))]
     kept = [
-        (kl, trial)
-        for trial, kl, value in ends
+        (kl, setting)
+        for setting, kl, value in ends
         if not any(
             other_kl <= kl and sign * other >= sign * value and (other_kl < kl or other != value)
             for _, other_kl, other in ends
         )
     ]
-    return [trial for _, trial in sorted(kept, key=lambda item: item[0])]
+    return [setting for _, setting in sorted(kept, key=lambda item: item[0])]
 
 
 # --------------------------------------------------------------------------------------------------------- effects
@@ -131,7 +97,7 @@ class Effect:
 
     key: str
     values: list[tuple[Value, list[float]]]
-    """Value -> the objective of each trial that has it."""
+    """Value -> the objective of each setting that has it."""
 
     @property
     def means(self) -> list[float]:
@@ -143,13 +109,12 @@ class Effect:
         return max(self.means) - min(self.means) if self.values else 0.0
 
 
-def effects(sweep: Sweep) -> list[Effect]:
-    """Of every swept key over the finished trials, the one with the largest span first."""
-    metric, trials = objective(sweep), finished(sweep)
+def effects(settings: Sequence[Setting], swept: Mapping[str, Sequence[Value]], metric: str) -> list[Effect]:
+    """Of every swept key over the finished settings, the one with the largest span first."""
     found = []
-    for key, values in swept(sweep).items():
+    for key, values in swept.items():
         ends = [
-            (value, [end for t in trials if t.value(key) == value and (end := t.last(metric)) is not None])
+            (value, [end for s in finished(settings) if s.value(key) == value and (end := s.last(metric)) is not None])
             for value in values
         ]
         found.append(Effect(key, [(value, reached) for value, reached in ends if reached]))
@@ -227,14 +192,14 @@ def eval_sign(curve: Curve) -> str:
 # ----------------------------------------------------------------------------------------------------- differences
 
 
-def differences(trials: Sequence[Trial]) -> dict[str, dict[Value, list[str]]]:
-    """Every key of the resolved configs that differs: value -> names of the trials that have it."""
+def differences(settings: Sequence[Setting]) -> dict[str, dict[Value, list[str]]]:
+    """Every key of the resolved configs that differs: value -> names of the settings that have it."""
     found: dict[str, dict[Value, list[str]]] = {}
-    known = [trial for trial in trials if trial.config]
-    for key in dict.fromkeys(key for trial in known for key in trial.config if not is_place(key)):
+    known = {setting.name: setting.config for setting in settings if setting.config}
+    for key in dict.fromkeys(key for config in known.values() for key in config if not is_place(key)):
         holders: dict[Value, list[str]] = {}
-        for trial in known:
-            holders.setdefault(trial.config.get(key, "-"), []).append(trial.name)
+        for name, config in known.items():
+            holders.setdefault(config.get(key, "-"), []).append(name)
         if len(holders) > 1:
             found[key] = holders
     return found

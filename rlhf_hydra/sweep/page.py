@@ -10,12 +10,13 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from rlhf_hydra.sweep import findings
-from rlhf_hydra.sweep.figures import figures, scales, title, trial_colors
+from rlhf_hydra.sweep.figures import colors, figures, scales, title
+from rlhf_hydra.sweep.overview import Report
 from rlhf_hydra.sweep.plots import draw
-from rlhf_hydra.sweep.report import SHORT_NAMES, Report, clock, cost, cost_name, ranked, short_key, shown, uses_gpus
 from rlhf_hydra.sweep.runs import LOGS, METRICS, RUN, Trial
+from rlhf_hydra.sweep.words import SHORT_NAMES, clock, measured, short_key, shown
 
-LINKS = {RUN: "config", METRICS: "metrics", "samples.jsonl": "samples", "curves.png": "curves"}
+LINKS = {RUN: "config", METRICS: "metrics", "samples.jsonl": "samples"}
 """Files of a run that a reader may want to open, and what the link says."""
 
 
@@ -35,7 +36,7 @@ def write_pages(report: Report, is_interactive: bool = True) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"shown": shown, "short_key": short_key, "clock": clock, "cell": cell}
+    templates.filters |= {"shown": shown, "measured": measured, "short_key": short_key, "clock": clock, "cell": cell}
     for name in ("report.html", "report.md"):
         text = templates.get_template(f"{name}.jinja").render(page)
         (report.folder / name).write_text(text, encoding="utf-8")
@@ -48,15 +49,11 @@ def contents(report: Report) -> dict[str, Any]:
         "report": report,
         "sweep": report.sweep,
         "best": report.best,
-        "trials": ranked(report),
-        "number": {trial.name: number for number, trial in enumerate(trials)},
+        "number": {setting.name: number for number, setting in enumerate(report.settings)},
         "titles": {metric: title(metric) for metric in (*report.metrics, report.objective, findings.KL)},
         "states": states(trials),
-        "cost_name": cost_name(report),
-        "costs": {trial.name: cost(report, trial) for trial in trials},
         "total_gpu_hours": sum(trial.gpu_hours for trial in trials),
         "total_core_hours": sum(trial.core_hours for trial in trials),
-        "uses_gpus": uses_gpus(report),
         "links": {trial.name: links(report.folder, trial) for trial in trials},
         "names": SHORT_NAMES,
         "rules": findings,
@@ -81,7 +78,7 @@ def embedded(report: Report) -> str:
     """Everything that `page.js` reads, as JSON that cannot end its script element."""
     found = {
         "figures": figures(report),
-        "colors": {key: list(paint.values()) for key, paint in trial_colors(report).items()},
+        "colors": {key: list(paint.values()) for key, paint in colors(report).items()},
         "legends": {key: axis.legend for key, axis in scales(report).items()},
     }
     return json.dumps(found, separators=(",", ":")).replace("</", "<\\/")

@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rlhf_hydra.sweep import findings
-from rlhf_hydra.sweep.figures import FAINT, GRID, INK, columns, scales, title, trial_colors
-from rlhf_hydra.sweep.report import Report, short_key
+from rlhf_hydra.sweep import figures, findings
+from rlhf_hydra.sweep.figures import FAINT, GRID, INK, columns, height, scales, title
+from rlhf_hydra.sweep.overview import Report
 from rlhf_hydra.sweep.scales import scale
+from rlhf_hydra.sweep.words import short_key
 
 PLOTS = "plots"
 TICK: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 8}
@@ -38,25 +39,28 @@ def draw(report: Report) -> dict[str, Path]:
 
 
 def colors(report: Report) -> dict[str, str]:
-    """Trial -> colour, by the swept key with the largest effect."""
-    return next(iter(trial_colors(report).values()))
+    """Setting -> colour, by the swept key with the largest effect."""
+    return next(iter(figures.colors(report).values()))
 
 
 def kl_reward(report: Report) -> Figure | None:
     figure, (axes,) = sheet(1, 1, 8.5, 5.0)
     paint, drawn = colors(report), False
-    for trial in report.sweep.trials:
-        points = findings.path(trial, report.objective)
+    for setting in report.settings:
+        points = findings.path(setting, report.objective)
         if not points:
             continue
         drawn = True
         _, kl, values = zip(*points, strict=True)
-        axes.plot(kl, values, color=paint[trial.name], linewidth=1.2, alpha=0.45, marker="o", markersize=2.5)
-        symbol = "*" if trial is report.best else "o" if trial.state == "done" else "X"
-        size = 240 if trial is report.best else 75
-        axes.scatter(kl[-1], values[-1], s=size, marker=symbol, color=paint[trial.name], edgecolors="white", zorder=3)
-        axes.annotate(trial.name, (kl[-1], values[-1]), (0, 8), textcoords="offset points", ha="center", fontsize=8)
-    ends = [findings.path(trial, report.objective)[-1] for trial in report.frontier]
+        color = paint[setting.name]
+        axes.plot(kl, values, color=color, linewidth=1.2, alpha=0.45, marker="o", markersize=2.5)
+        bars = setting.deviation(report.objective), setting.deviation(findings.KL)
+        axes.errorbar(kl[-1], values[-1], *bars, color=color, linewidth=1, capsize=2)
+        symbol = "*" if setting is report.best else "o" if setting.state == "done" else "X"
+        size = 240 if setting is report.best else 75
+        axes.scatter(kl[-1], values[-1], s=size, marker=symbol, color=color, edgecolors="white", zorder=3)
+        axes.annotate(setting.name, (kl[-1], values[-1]), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+    ends = [findings.path(setting, report.objective)[-1] for setting in report.frontier]
     axes.step([kl for _, kl, _ in ends], [value for *_, value in ends], ":", color=INK, linewidth=1.4, where="post")
     axes.set_xlabel(title(findings.KL), color=FAINT)
     axes.set_ylabel(title(report.objective), color=FAINT)
@@ -70,9 +74,11 @@ def curves(report: Report) -> Figure | None:
         return None
     figure, panels = sheet((len(metrics) + 1) // 2, 2, 10.0, 2.7 * ((len(metrics) + 1) // 2) + 0.4)
     for axes, metric in zip(panels, metrics, strict=False):
-        for trial in report.sweep.trials:
-            curve = trial.curves.get(metric, {})
-            axes.plot(list(curve), list(curve.values()), color=paint[trial.name], linewidth=1.5)
+        for setting in report.settings:
+            curve, band, color = setting.curve(metric), setting.band(metric), paint[setting.name]
+            axes.plot(list(curve), list(curve.values()), color=color, linewidth=1.5)
+            below, above = ([curve[step] + sign * width for step, width in band.items()] for sign in (-1, 1))
+            axes.fill_between(list(band), below, above, color=color, alpha=0.15, linewidth=0)
         axes.set_title(title(metric), loc="left", fontsize=10, color=INK)
         axes.set_xlabel("step", fontsize=8, color=FAINT)
     for axes in panels[len(metrics) :]:
@@ -83,14 +89,13 @@ def curves(report: Report) -> Figure | None:
 
 def parallel(report: Report) -> Figure | None:
     scales, paint = columns(report), colors(report)
-    if not report.swept or not findings.finished(report.sweep):
+    if not report.swept or not findings.finished(report.settings):
         return None
     figure, (axes,) = sheet(1, 1, 1.9 * len(scales) + 1.5, 4.0)
-    for trial in findings.finished(report.sweep):
-        values = [trial.value(each.key) if each.colors else trial.last(each.key) for each in scales]
-        heights: list[Any] = [each.places.get(value) for each, value in zip(scales, values, strict=True)]
+    for setting in findings.finished(report.settings):
+        heights: list[Any] = [height(each, setting) for each in scales]
         if None not in heights:
-            axes.plot(range(len(scales)), heights, color=paint[trial.name], linewidth=1.7, marker="o", markersize=5)
+            axes.plot(range(len(scales)), heights, color=paint[setting.name], linewidth=1.7, marker="o", markersize=5)
     for x, each in enumerate(scales):
         axes.axvline(x, color="#9aa5b1", linewidth=1, zorder=0)
         for place, text in each.ticks:

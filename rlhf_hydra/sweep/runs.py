@@ -4,26 +4,27 @@ import json
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from rlhf_hydra.config.conditions import parse_condition
 from rlhf_hydra.config.errors import ConfigError
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.layers import leaves
 from rlhf_hydra.config.layout import layout
-from rlhf_hydra.config.saved import load_run_yaml
+from rlhf_hydra.config.saved import LOADER, look_at_run_yaml
 from rlhf_hydra.config.schema import RunConfig
-from rlhf_hydra.sweep.status import STATUS
+from rlhf_hydra.sweep.objective import Objective
+from rlhf_hydra.sweep.status import OUTPUT, STATUS, last_lines
 from rlhf_hydra.tracking.jsonl import METRICS
 
 SWEEP, RUN = "sweep.json", "run.yaml"
-LOGS = ("output.log", "run.log")
+LOGS = (OUTPUT, "run.log")
 """Where the last lines of a failed run are, unless its status says them."""
-LAST_LINES = 12
 UNTROUBLED = ("done", "waiting", "queued", "running")
 """States of a trial that has nothing to explain."""
 STALE_S = 600.0
@@ -42,7 +43,7 @@ class Trial:
     name: str
     folder: Path
     state: str
-    """waiting, queued, running, done, failed, killed or stopped; `unfinished` where nobody wrote down how it ended."""
+    """waiting, queued, running, done, failed, killed, stopped, pruned, or unfinished: nobody wrote down how it ended."""
     overrides: dict[str, str]
     """What was asked for: `{"algo.kl.coef": "0.01"}`."""
     words: list[str]
@@ -64,9 +65,13 @@ class Trial:
                 return self.config[name]
         return as_value(self.overrides[key]) if key in self.overrides else None
 
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """The last value of each that was logged."""
+        return {metric: next(reversed(curve.values())) for metric, curve in self.curves.items()}
+
     def last(self, metric: str) -> float | None:
-        """The last value that was logged."""
-        return next(reversed(self.curves[metric].values())) if self.curves.get(metric) else None
+        return self.metrics.get(metric)
 
     @property
     def gpus(self) -> int:
@@ -100,9 +105,12 @@ class Sweep:
     command: str = ""
     axes: tuple[str, ...] = ()
     """Keys that were swept; () where nobody wrote them down."""
-    objective: str | None = None
-    direction: str = "max"
-    constraints: tuple[str, ...] = ()
+    objective: Objective = field(default_factory=Objective)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to run."""
+        return all(trial.state in ("done", "pruned") for trial in self.trials)
 
 
 def read_sweep(folders: Sequence[Path]) -> Sweep:
@@ -118,7 +126,8 @@ def read_sweep(folders: Sequence[Path]) -> Sweep:
             says = "there is no such folder" if not folder.is_dir() else f"has no {RUN}, {METRICS} or {SWEEP}"
             raise Failure(f"run={folder}: {says}; give a sweep folder, or run folders: run=[outputs/A,outputs/B]")
     trials = [read_trial(folder, name) for folder, name in zip(folders, short_names(folders), strict=True)]
-    return Sweep(f"{len(trials)} runs" if len(trials) > 1 else trials[0].name, trials)
+    title = f"{len(trials)} runs" if len(trials) > 1 else trials[0].name
+    return Sweep(title, trials, objective=objective_of(trials))
 
 
 def read_sweep_folder(folder: Path) -> Sweep:
@@ -134,20 +143,31 @@ def read_sweep_folder(folder: Path) -> Sweep:
         trials=trials,
         command=facts.get("command") or "",
         axes=tuple(facts.get("axes") or ()),
-        objective=facts.get("objective"),
-        direction=facts.get("direction") or "max",
-        constraints=tuple(facts.get("constraints") or ()),
+        objective=replace(
+            objective_of(trials),
+            metric=facts.get("objective"),
+            direction=facts.get("direction") or "max",
+            conditions=tuple(map(parse_condition, facts.get("constraints") or ())),
+        ),
     )
+
+
+def objective_of(trials: Sequence[Trial]) -> Objective:
+    """What the first run that is evaluated, or names what decides, is for."""
+    found = [Objective.of(trial.run) for trial in trials if trial.run]
+    return next((each for each in found if each.metric), found[0] if found else Objective())
 
 
 def read_trial(folder: Path, name: str, overrides: Sequence[str] = ()) -> Trial:
     problems: list[str] = []
     status = read_json(folder / STATUS, problems)
     has_begun = status.get("state") != "waiting" and folder.is_dir()
-    run, config, words = read_run(folder / RUN, problems) if has_begun else (None, {}, [])
+    is_planned = has_begun or (folder / RUN).exists()
+    run, config, words = read_run(folder / RUN, problems) if is_planned else (None, {}, [])
     curves = read_curves(folder / METRICS, problems) if has_begun else {}
-    state = str(status.get("state") or infer_state(run, curves, has_begun))
-    if state == "running" and (silent_s := time.time() - moment(status.get("heartbeat"))) > STALE_S:
+    state = str(status.get("state") or infer_state(run, curves, folder, has_begun))
+    state = "pruned" if status.get("pruned") else state
+    if state == "running" and (silent_s := time.time() - (status.get("heartbeat") or 0.0)) > STALE_S:
         problems.append(f"{STATUS}: says running, but was last written {silent_s / 60:.0f} minutes ago")
     return Trial(
         name=name,
@@ -158,10 +178,8 @@ def read_trial(folder: Path, name: str, overrides: Sequence[str] = ()) -> Trial:
         config=config,
         run=run,
         curves=curves,
-        seconds=duration(status) or stepping(curves),
-        detail=""
-        if state in ("done", "waiting", "queued", "running")
-        else str(status.get("detail") or last_lines(folder)),
+        seconds=(duration(status) or stepping(curves)) if has_begun else 0,
+        detail="" if state in UNTROUBLED else str(status.get("detail") or last_words(folder)),
         problems=tuple(problems),
     )
 
@@ -190,8 +208,8 @@ def read_run(path: Path, problems: list[str]) -> tuple[RunConfig | None, dict[st
     try:
         text = path.read_text()
         words = shlex.split(text.splitlines()[0].removeprefix("# ")) if text.startswith("# ") else []
-        config = flat(yaml.safe_load(text))
-        return load_run_yaml(path), config, words
+        config = flat(yaml.load(text, LOADER))
+        return look_at_run_yaml(path), config, words
     except FileNotFoundError:
         problems.append(f"{path.name}: missing")
     except ConfigError as error:
@@ -244,21 +262,23 @@ def read_rows(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
         problems.append(f"{path.name}: empty")
 
 
-def last_lines(folder: Path) -> str:
+def last_words(folder: Path) -> str:
     """The end of the first log that is there."""
     log = next((folder / name for name in LOGS if (folder / name).is_file()), None)
-    return "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:]) if log else ""
+    return last_lines(log) if log else ""
 
 
 # ----------------------------------------------------------------------------------------------------- small things
 
 
-def infer_state(run: RunConfig | None, curves: Mapping[str, Curve], has_begun: bool) -> str:
-    """Of a run that nobody watched: done if its last step was logged."""
+def infer_state(run: RunConfig | None, curves: Mapping[str, Curve], folder: Path, has_begun: bool) -> str:
+    """Of a run that nobody watched: done if its last step was logged, or, where data or patience end it, its model is
+    there."""
     if not has_begun:
         return "waiting"
     reached = max((step for curve in curves.values() for step in curve), default=0)
-    return "done" if run and reached >= run.steps else "unfinished"
+    is_done = run and (0 < run.steps <= reached or (folder / "model").is_dir())
+    return "done" if is_done else "unfinished"
 
 
 def split(overrides: Sequence[str]) -> dict[str, str]:
@@ -279,19 +299,8 @@ def as_value(text: str) -> Value:
 
 def duration(status: Mapping[str, Any]) -> float:
     """Seconds from start to end, or to the last heartbeat; 0 if they were not written down."""
-    started, ended = (moment(status.get(name)) for name in ("started", "ended"))
-    ended = ended or moment(status.get("heartbeat"))
-    return ended - started if started and ended else 0
-
-
-def moment(value: Any) -> float:
-    """Seconds since 1970 of a number or of an ISO 8601 text; 0 if it is neither."""
-    if isinstance(value, int | float):
-        return value
-    try:
-        return datetime.fromisoformat(value).timestamp()
-    except (TypeError, ValueError):
-        return 0
+    started, ended = status.get("started"), status.get("ended") or status.get("heartbeat")
+    return float(ended - started) if started and ended else 0.0
 
 
 def stepping(curves: Mapping[str, Curve]) -> float:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_hydra.sweep.findings import distinct
-from rlhf_hydra.sweep.report import shown
 from rlhf_hydra.sweep.runs import Value
+from rlhf_hydra.sweep.words import shown
 
 RAMP = ("#2d3f8f", "#7a3b9a", "#c13f7b", "#e8703d", "#e0a019")
 """Low to high."""

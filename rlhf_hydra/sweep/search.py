@@ -5,7 +5,6 @@ import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from rlhf_hydra.config.compose import Interval
@@ -13,7 +12,7 @@ from rlhf_hydra.config.errors import ConfigError
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import OptunaSweep
 from rlhf_hydra.config.seeds import derive
-from rlhf_hydra.sweep.objective import Objective
+from rlhf_hydra.sweep.objective import Objective, averaged
 from rlhf_hydra.sweep.progress import Progress
 from rlhf_hydra.sweep.space import Axis, Choices, Point, Space
 from rlhf_hydra.sweep.status import Status
@@ -89,12 +88,11 @@ class Study:
         if any(trial.status.pruned for trial in trials):
             self.study.tell(chosen, state=optuna.trial.TrialState.PRUNED, skip_if_finished=True)
         elif all(trial.status.state == "done" for trial in trials):
-            found = [Progress(trial.folder).last for trial in trials]
+            found = averaged([Progress(trial.folder).last for trial in trials])
             for condition in self.objective.conditions:
-                chosen.set_constraint(str(condition), max(condition.excess(metrics) for metrics in found))
-            metrics = [name for name in (self.objective.metric, self.objective.against) if name]
-            values = [fmean(metric_of(last, name) for last in found) for name in metrics]
-            self.study.tell(chosen, values, skip_if_finished=True)
+                chosen.set_constraint(str(condition), condition.excess(found))
+            names = [name for name in (self.objective.metric, self.objective.against) if name]
+            self.study.tell(chosen, [metric_of(found, name) for name in names], skip_if_finished=True)
 
     def prunes(self, trial: Trial, progress: Progress) -> str:
         """Report what is new of the objective; only points that are run once can be pruned."""

@@ -1,10 +1,9 @@
-"""What a sweep tells the terminal: a live table, or a line for each thing that happens where there is no terminal."""
+"""What a sweep tells the terminal while it runs: a live table, or a line for each thing that happens where there is no
+terminal."""
 
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -19,15 +18,17 @@ from rlhf_hydra.sweep.trial import Trial
 from rlhf_hydra.tracking.console import duration
 
 COLORS = {
-    "waiting": "dim",
-    "queued": "dim cyan",
-    "running": "cyan",
     "done": "green",
+    "running": "cyan",
+    "queued": "dim cyan",
+    "waiting": "dim",
     "failed": "red",
     "killed": "red",
     "stopped": "yellow",
+    "unfinished": "yellow",
+    "pruned": "yellow",
 }
-REWARD = "reward/mean"
+"""Of states, in the order in which they are counted."""
 REDRAW_S = 0.5
 
 
@@ -78,18 +79,18 @@ class Screen:
 
     def columns(self) -> list[str]:
         """The metrics that are shown."""
-        return list(dict.fromkeys(name for name in (self.objective.metric, self.objective.against, REWARD) if name))
+        names = (self.objective.metric, self.objective.against, self.objective.training)
+        return list(dict.fromkeys(name for name in names if name))
 
     def say(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True)
 
-    def table(self, order: Sequence[str] | None = None) -> Table:
-        """A row for each trial; while they run those that matter now, as many as the terminal has lines for."""
-        keys = list(order) if order is not None else self._visible()
+    def table(self) -> Table:
+        """A row for each trial that matters now, as many as the terminal has lines for."""
         table = Table(title=self._title(), title_justify="left", title_style="bold")
         for name in ("trial", "state", "overrides", "step", *self.columns(), "left"):
             table.add_column(name, overflow="fold")
-        for key in keys:
+        for key in self._visible():
             table.add_row(*self._row(key))
         return table
 
@@ -115,38 +116,8 @@ class Screen:
     def _row(self, key: str) -> list[str | Text]:
         trial, status, progress = self.trials[key], self._status(key), self._progress(key)
         last = progress.last
-        left = progress.left_s(trial.run.steps) if status.state == "running" else None
+        left = progress.left_s(trial.run.steps) if status.state == "running" and trial.run.steps else None
         values = [f"{last[name]:.4g}" if name in last else "" for name in self.columns()]
-        step = f"{progress.step}/{trial.run.steps}" if last else ""
+        step = f"{progress.step}/{trial.run.steps or '?'}" if last else ""
         state = Text("pruned" if status.pruned else status.state, style=COLORS[status.state])
         return [key, state, " ".join(trial.overrides), step, *values, duration(left) if left is not None else ""]
-
-    def sum_up(self, folder: Path) -> None:
-        """All trials, the best first, and what can be done next."""
-        done = {key: self._progress(key).last for key in self.trials if self._status(key).state == "done"}
-        ranked = self.objective.ranked(done)
-        rest = [key for key in self.trials if key not in ranked]
-        self.console.print("", self.table([*ranked, *rest]))
-        self._say_best(ranked, done)
-        self._say_refused({key: self.objective.violations(last) for key, last in done.items()})
-        self.say(f"folder  {folder}")
-        if any(not self._status(key).is_final for key in self.trials):
-            self.say(f"go on   python -m rlhf_hydra task=sweep_resume run={shlex.quote(str(folder))}")
-
-    def _say_best(self, ranked: Sequence[str], done: Mapping[str, Mapping[str, float]]) -> None:
-        metric = self.objective.metric
-        if metric is None:
-            fix = "evaluate with eval.every=N, or name a metric with sweep.objective=METRIC"
-            self.say(f"best    none: the training reward alone is no judge; {fix}")
-        elif ranked:
-            trial = self.trials[ranked[0]]
-            self.say(f"best    {trial.key}: {metric} {done[trial.key][metric]:.4g}  {' '.join(trial.overrides)}")
-        elif done:
-            known = sorted(set().union(*done.values()))
-            says = "all break a condition" if any(metric in m for m in done.values()) else f"there is no {metric}"
-            self.say(f"best    none: {says}; metrics: {', '.join(known)}")
-
-    def _say_refused(self, violations: Mapping[str, Sequence[str]]) -> None:
-        for key, broken in violations.items():
-            if broken:
-                self.say(f"        {key} does not satisfy {', '.join(broken)}")

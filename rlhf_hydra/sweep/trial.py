@@ -19,7 +19,7 @@ from typing import Any
 
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem
 from rlhf_hydra.config.failure import Failure
-from rlhf_hydra.config.saved import load_run_yaml, plain, save_run_yaml
+from rlhf_hydra.config.saved import load_run_yaml, look_at_run_yaml, plain, save_run_yaml
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.sweep.runs import RUN, SWEEP
 from rlhf_hydra.sweep.space import Point, name_of
@@ -85,7 +85,8 @@ class Book:
             fix = "Give the folder that holds sweep.json: run=outputs/sweep/TIME."
             raise ConfigError([Problem("resume", "run", "no sweep in it", fix, folder, COMMAND_LINE)]) from None
         for key, entry in book.head.pop("trials").items():
-            run = load_run_yaml(book.path(key) / RUN, overrides)
+            file = book.path(key) / RUN
+            run = load_run_yaml(file, overrides) if overrides else look_at_run_yaml(file)
             run.freeze()
             book.trials[key] = Trial(key, entry["number"], entry["overrides"], run, book.path(key))
         return book

@@ -12,7 +12,7 @@ from rlhf_hydra.algos import objectives
 from rlhf_hydra.algos.divergence import coarse, divergence
 from rlhf_hydra.algos.objectives import Totals, objective
 from rlhf_hydra.batch import RolloutBatch
-from rlhf_hydra.config.schema import DPO, KD, KTO, ORPO, PRM, RM, SFT, SimPO
+from rlhf_hydra.config.schema import DPO, KD, KTO, ORPO, PAIRS, PRM, RM, SFT, SimPO
 
 EVERY = {
     "sft": SFT(name="sft"),
@@ -52,7 +52,7 @@ def pairs(logprobs, ref=None, labels=None):
 def value(cfg, batch, outputs, **totals):
     """Loss and metrics as numbers."""
     goal = objective(cfg)
-    count = Totals.count(batch, goal.in_pairs)
+    count = Totals.count(batch, isinstance(cfg, PAIRS))
     loss, metrics = goal.loss(outputs, batch, objectives.replace(count, **totals), cfg)
     assert metrics["loss"] == loss
     return {name: pytest.approx(float(found), abs=1e-5) for name, found in metrics.items()}
@@ -237,7 +237,7 @@ def test_shares_of_parts_add_up_to_the_whole(name, size):
     cfg = EVERY[name]
     goal = objective(cfg)
     batch, logprobs, scores = lesson()
-    totals = objectives.replace(Totals.count(batch, goal.in_pairs), kl=0.3)
+    totals = objectives.replace(Totals.count(batch, isinstance(cfg, PAIRS)), kl=0.3)
     whole, expected = goal.loss(outputs_of(cfg, logprobs, scores), batch, totals, cfg)
     found, metrics = 0.0, dict.fromkeys(expected, 0.0)
     for start in range(0, len(batch), size):
@@ -284,7 +284,7 @@ def test_what_lies_outside_the_mask_changes_nothing():
         goal = objective(cfg)
         if goal.output == "scores":
             continue
-        totals = Totals.count(batch, goal.in_pairs)
+        totals = Totals.count(batch, isinstance(cfg, PAIRS))
         clean = goal.loss(outputs_of(cfg, logprobs, scores), batch, totals, cfg)[0]
         assert goal.loss(outputs_of(cfg, dirty, scores), batch, totals, cfg)[0] == clean, cfg.name
 

@@ -8,7 +8,7 @@ import yaml
 
 from rlhf_hydra.config.check import checked_resume, checked_run
 from rlhf_hydra.config.errors import ConfigError
-from rlhf_hydra.config.saved import load_run_yaml, save_run_yaml
+from rlhf_hydra.config.saved import load_run_yaml, look_at_run_yaml, save_run_yaml
 from rlhf_hydra.config.schema import Group
 from rlhf_hydra.config.store import find_conf_dir
 
@@ -35,7 +35,7 @@ def test_round_trip(composer, tmp_path, typed):
     run = checked_run(shlex.split(typed), composer)
     path = save(run, tmp_path)
     again = load_run_yaml(path)
-    assert again == run
+    assert again == run == look_at_run_yaml(path)
     assert types(again) == types(run)
     assert [file.name for file in tmp_path.iterdir()] == ["run.yaml"]
 

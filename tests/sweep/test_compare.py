@@ -71,10 +71,10 @@ def test_curve_differences_by_hand(tmp_path):
     }
     folders, found = two(tmp_path, curves=CURVES | {"time/step_s": {1: 1.0}}, others=others)
     reward, kl, critic = found.curves
-    assert (reward.last, reward.steps, reward.at, reward.first) == ((0.3, 0.6), 3, 3, 3)
-    assert reward.largest == pytest.approx(0.2)
-    assert (kl.last, kl.largest, kl.at, kl.first) == ((0.02, 0.06), 0.3, 1, 1)
-    assert (critic.metric, critic.last, critic.steps, critic.first) == ("critic/loss", (None, 1.0), 0, None)
+    assert (reward.last, len(reward.gaps), reward.at, reward.first, reward.alone) == ((0.3, 0.6), 3, 3, 3, 4)
+    assert reward.gaps[3] == pytest.approx(0.2)
+    assert (kl.last, kl.gaps[1], kl.at, kl.first, kl.alone) == ((0.02, 0.06), 0.3, 1, 1, None)
+    assert (critic.metric, critic.last, critic.gaps, critic.first) == ("critic/loss", (None, 1.0), {}, None)
     assert not found.is_equal
     lines = {line.split()[0]: line.split()[1:] for line in printed(folders).splitlines() if "/" in line.split(" ")[0]}
     assert lines["reward/mean"] == ["0.3", "0.6", "0.2", "3", "3"]

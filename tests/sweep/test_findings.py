@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_folders import trial
 
-from rlhf_hydra.config.failure import Failure
+from rlhf_hydra.config.conditions import parse_condition
 from rlhf_hydra.sweep import findings
-from rlhf_hydra.sweep.runs import Sweep
+from rlhf_hydra.sweep.objective import Objective
+from rlhf_hydra.sweep.settings import settings
 
 KL, REWARD, EVAL, LENGTH = findings.KL, findings.REWARD, findings.EVAL, findings.LENGTH
 
@@ -17,8 +18,12 @@ def at(name, kl, value, **more):
     return trial(name, {KL: {1: 0.0, 2: kl}, EVAL: {0: 0.1, 2: value}}, **more)
 
 
-def names(trials):
-    return [each.name for each in trials]
+def names(found):
+    return [each.name for each in found]
+
+
+def frontier(trials, direction="max"):
+    return names(findings.frontier(settings(trials), Objective(EVAL, direction)))
 
 
 # -------------------------------------------------------------------------------------------------------- frontier
@@ -35,18 +40,18 @@ def test_the_frontier_by_hand():
         at("failed", 0.05, 0.99, state="failed"),
         trial("blind", {EVAL: {2: 1.0}}),  # no KL was measured
     ]
-    assert names(findings.frontier(Sweep("s", trials))) == ["low", "middle", "same", "high"]
+    assert frontier(trials) == ["low", "middle", "same", "high"]
 
 
 def test_the_frontier_of_a_loss_is_the_lower_one():
     trials = [at("low", 0.1, 0.5), at("beaten", 0.2, 0.6), at("high", 0.3, 0.2)]
-    assert names(findings.frontier(Sweep("s", trials, direction="min"))) == ["low", "high"]
+    assert frontier(trials, "min") == ["low", "high"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
 def test_who_is_beaten_is_not_on_the_frontier_and_everyone_else_is(points):
     trials = [at(str(number), *map(float, point)) for number, point in enumerate(points)]
-    kept = {int(name) for name in names(findings.frontier(Sweep("s", trials)))}
+    kept = set(map(int, frontier(trials)))
 
     def beats(a, b):
         return a != b and a[0] <= b[0] and a[1] >= b[1]
@@ -56,15 +61,15 @@ def test_who_is_beaten_is_not_on_the_frontier_and_everyone_else_is(points):
 
 def test_a_path_pairs_the_values_of_a_step_and_starts_at_no_kl():
     run = trial("t", {KL: {1: 0.01, 2: 0.02, 3: 0.03}, EVAL: {0: 0.1, 2: 0.5, 4: 0.6}})
-    assert findings.path(run, EVAL) == [(0, 0.0, 0.1), (2, 0.02, 0.5)]  # nobody knows the KL of step 4
+    assert findings.path(settings([run])[0], EVAL) == [(0, 0.0, 0.1), (2, 0.02, 0.5)]  # nobody knows the KL of step 4
 
 
 # ------------------------------------------------------------------------------------------------------------ best
 
 
-def best(*trials, **facts):
-    found = findings.best(Sweep("s", list(trials), **facts))
-    return found.name if found else None
+def best(*trials, objective=EVAL, direction="max", constraints=()):
+    wanted = Objective(objective, direction, [parse_condition(text) for text in constraints])
+    return next(iter(names(findings.ranking(settings(trials), wanted))), None)
 
 
 def test_the_best_has_the_best_last_evaluation_and_ties_go_to_the_lower_kl():
@@ -86,44 +91,91 @@ def test_who_breaks_a_constraint_is_not_the_best(constraint, winner):
     assert best(*trials, constraints=(constraint,)) == winner
 
 
-def test_a_constraint_that_cannot_be_read_says_how_to_write_one():
-    with pytest.raises(Failure, match="'kl = 3' is not of the form METRIC <= NUMBER, as in 'kl <= 0.2'"):
-        best(at("a", 0.1, 0.5), constraints=("kl = 3",))
-
-
 def test_training_reward_alone_makes_no_best_unless_it_is_named():
     trials = [trial("a", {REWARD: {1: 0.1, 2: 0.9}}), trial("b", {REWARD: {1: 0.1, 2: 0.5}})]
-    assert findings.objective(Sweep("s", trials)) == REWARD
-    assert best(*trials) is None
+    assert best(*trials, objective=None) is None
     assert best(*trials, objective=REWARD) == "a"
 
 
-def test_the_smallest_pass_at_k_decides_where_nothing_is_named():
-    curves = {EVAL: {1: 0.3}, "eval/pass@8": {1: 0.7}, "eval/pass@16": {1: 0.8}, "eval/pass@2": {1: 0.4}}
-    assert findings.objective(Sweep("s", [trial("a", curves)])) == "eval/pass@2"
-    assert findings.objective(Sweep("s", [trial("a", {EVAL: {1: 0.3}, REWARD: {1: 0.2}})])) == EVAL
+# ------------------------------------------------------------------------------------------------------------ seeds
+
+
+def repeated(lr, *ends, first=0, **more):
+    """Trials of one setting, with seeds 1, 2, ... and these evaluations at the end."""
+    return [
+        trial(f"#{first + n}", {EVAL: {0: 0.1, 2: end}, KL: {2: 0.1}}, lr=lr, seed=1 + n, **more)
+        for n, end in enumerate(ends)
+    ]
+
+
+def test_a_lucky_seed_does_not_win():
+    trials = [*repeated(1, 0.9, 0.1), *repeated(2, 0.6, 0.5, first=2)]
+    assert best(*trials) == "#2 ×2"  # (0.6 + 0.5) / 2 = 0.55 against (0.9 + 0.1) / 2 = 0.5
+    luckless = trial("#9", {EVAL: {2: 0.95}}, state="failed", lr=2, seed=3)
+    assert best(*trials, luckless) == "#0 ×2"  # a setting counts when all of its seeds are done
+    assert best(*repeated(1, 0.5, 0.7), trial("calm", {EVAL: {2: 0.6}, KL: {2: 0.05}})) == "calm"  # ties: lower KL
+
+
+def test_means_and_deviations_over_seeds_by_hand():
+    (setting,) = settings(repeated(1, 0.2, 0.4, 0.9))
+    # mean 1.5 / 3 = 0.5; deviations -0.3, -0.1, 0.4: sqrt((0.09 + 0.01 + 0.16) / 2) = 0.360555
+    assert setting.last(EVAL) == pytest.approx(0.5) and setting.deviation(EVAL) == pytest.approx(0.360555)
+    assert setting.curve(EVAL) == pytest.approx({0: 0.1, 2: 0.5}) and setting.band(EVAL)[2] == pytest.approx(0.360555)
+    assert (setting.name, setting.states, setting.value("seed")) == ("#0 ×3", "done", "1, 2, 3")
+
+
+def test_numbers_are_those_of_the_seeds_that_are_done_until_none_is():
+    done, failed = repeated(1, 0.5)[0], trial("#1", {EVAL: {0: 0.3}}, state="failed", lr=1, seed=2)
+    (setting,) = settings([done, failed])
+    assert (setting.state, setting.states) == ("failed", "1 done, 1 failed")
+    assert setting.last(EVAL) == 0.5 and setting.deviation(EVAL) is None and setting.band(EVAL) == {}
+    (begun,) = settings([failed, trial("#2", {}, state="waiting", lr=1, seed=3)])
+    assert begun.last(EVAL) == 0.3 and begun.state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "count"),
+    [
+        ({"lr": 1, "seed": 1}, {"lr": 1, "seed": 2}, 1),
+        ({"lr": 1, "seed": 1}, {"lr": 2, "seed": 2}, 2),
+        ({"lr": 1, "seed": 1}, {"lr": 1, "seed": 1}, 2),  # the same run again is no repeat
+        ({"lr": 1, "outputs": "a", "seed": 1}, {"lr": 1, "outputs": "b", "seed": 2}, 1),
+        ({}, {}, 2),  # nothing is known of either
+    ],
+)
+def test_repeats_differ_in_their_seed_alone(one, other, count):
+    assert len(settings([trial("a", {}, **one), trial("b", {}, **other)])) == count
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=12))
+def test_every_trial_is_in_one_setting(runs):
+    trials = [trial(str(n), {}, lr=lr, seed=seed) for n, (lr, seed) in enumerate(runs)]
+    found = settings(trials)
+    assert sorted(int(each.name) for setting in found for each in setting.trials) == list(range(len(runs)))
+    assert all(len(set(setting.seeds)) == len(setting.trials) for setting in found)
 
 
 # -------------------------------------------------------------------------------------------------- effects, sweeps
 
 
 def grid():
-    settings = [(0.01, 1, 0.4), (0.01, 2, 0.8), (0.1, 1, 0.2), (0.1, 2, 0.4)]
-    return [at(f"{c}-{s}", 0.1, v, algo__kl__coef=c, seed=s, steps=9, outputs=f"/x/{v}") for c, s, v in settings]
+    cells = [(0.01, 1, 0.4), (0.01, 2, 0.8), (0.1, 1, 0.2), (0.1, 2, 0.4)]
+    return [at(f"{c}-{e}", 0.1, v, algo__kl__coef=c, algo__epochs=e, steps=9, outputs=f"/x/{v}") for c, e, v in cells]
 
 
 def test_main_effects_by_hand():
-    trials = [*grid(), at("failed", 0.1, 0.0, state="failed", algo__kl__coef=0.1, seed=1)]
-    first, second = findings.effects(Sweep("s", trials))
-    # seed 1: (0.4 + 0.2) / 2 = 0.3, seed 2: (0.8 + 0.4) / 2 = 0.6; coef 0.01: 0.6, 0.1: 0.3. The failed one counts not.
+    found = settings([*grid(), at("failed", 0.1, 0.0, state="failed", algo__kl__coef=0.1, algo__epochs=1)])
+    first, second = findings.effects(found, findings.swept(found), EVAL)
+    # 1 epoch: (0.4 + 0.2) / 2 = 0.3, 2: (0.8 + 0.4) / 2 = 0.6; coef 0.01: 0.6, 0.1: 0.3. The failed one counts not.
     assert first.values == [(0.01, [0.4, 0.8]), (0.1, [0.2, 0.4])]
     assert first.means == pytest.approx([0.6, 0.3]) and first.span == pytest.approx(0.3)
-    assert second.key == "seed" and second.means == pytest.approx([0.3, 0.6])
+    assert second.key == "algo.epochs" and second.means == pytest.approx([0.3, 0.6])
 
 
 def test_swept_keys_are_overrides_that_differ_and_no_places():
-    assert findings.swept(Sweep("s", grid())) == {"algo.kl.coef": [0.01, 0.1], "seed": [1, 2]}
-    assert findings.swept(Sweep("s", grid(), axes=("seed",))) == {"seed": [1, 2]}
+    assert findings.swept(settings(grid())) == {"algo.kl.coef": [0.01, 0.1], "algo.epochs": [1, 2]}
+    assert findings.swept(settings(grid()), ["algo.epochs"]) == {"algo.epochs": [1, 2]}
+    assert findings.swept(settings(repeated(1, 0.5, 0.6) + repeated(2, 0.5, 0.6))) == {"lr": [1, 2]}
 
 
 # --------------------------------------------------------------------------------------------------- reward hacking

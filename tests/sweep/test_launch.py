@@ -17,8 +17,11 @@ from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.sweep.berths import Berths
 from rlhf_hydra.sweep.launch import Here, Launcher, Listed, environment
 from rlhf_hydra.sweep.objective import Objective
+from rlhf_hydra.sweep.overview import study
 from rlhf_hydra.sweep.room import CORES, MEMORY, Room
+from rlhf_hydra.sweep.runs import read_sweep
 from rlhf_hydra.sweep.table import Screen
+from rlhf_hydra.sweep.terminal import print_report
 from rlhf_hydra.sweep.trial import Book
 
 ROOM = {CORES: 2.0, MEMORY: 64.0, "GPU of this machine": 0.0, "CPU": 2.0}
@@ -35,7 +38,7 @@ def launch(book: Book, command, most: int = 2, hang_timeout_s: float | None = No
             launcher.run(interrupts)
         finally:
             assert launcher.running == [] and berths.room.taken == []
-    screen.sum_up(book.folder)
+    print_report(study(read_sweep([book.folder]), book.folder), console)
     return console.file.getvalue()
 
 
@@ -71,7 +74,7 @@ if number == 4:
     assert (raised.exit_code, killed.exit_code, ended.exit_code) == (1, -9, 7)
     assert raised.detail.endswith("KeyError: 'no such answer'")
     assert raised.started <= raised.heartbeat <= raised.ended and raised.pid is None and raised.attempt == 1
-    assert "3 done, 2 failed, 1 killed" in said and "task=sweep_resume" in said
+    assert "3 done, 2 failed, 1 killed" in said and "#1 failed: KeyError: 'no such answer'" in said
 
 
 def test_two_trials_run_at_the_same_time(plan, program):

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from rlhf_hydra.config.check import checked_run
 from rlhf_hydra.config.conditions import Condition, parse_condition
 from rlhf_hydra.config.errors import ConfigError
-from rlhf_hydra.sweep.objective import Objective
+from rlhf_hydra.config.schema import ReportTask
+from rlhf_hydra.sweep.objective import Objective, averaged
 
 READ = {
     "kl <= 15": Condition("policy/kl", "<=", 15.0),
@@ -42,10 +43,37 @@ def objective(composer, *overrides):
 
 
 def test_the_training_reward_is_never_the_judge_unless_it_is_named(composer):
-    assert objective(composer).metric is None
+    assert objective(composer).metric is None and objective(composer).shown == "reward/mean"
     assert objective(composer, "eval.every=5").metric == "eval/pass@1"
     assert objective(composer, "eval.every=5", "eval.k=[4,2]", "eval.samples_per_prompt=4").metric == "eval/pass@2"
     assert objective(composer, "eval.every=5", "sweep.objective=reward/mean").metric == "reward/mean"
+
+
+def test_a_supervised_sweep_wants_the_smallest_evaluation_loss(composer):
+    found = objective(composer, "algo=dpo", "eval.every=5")
+    assert (found.metric, found.direction) == ("eval/loss", "min")
+    unjudged = objective(composer, "algo=dpo", "eval.every=0")
+    assert (unjudged.metric, unjudged.shown, unjudged.direction) == (None, "train/loss", "min")
+    assert objective(composer, "algo=rm", "eval.every=5", "sweep.objective=eval/accuracy").direction == "max"
+    assert objective(composer, "algo=rm", "sweep.objective=eval/loss", "sweep.direction=max").direction == "max"
+
+
+def test_a_report_may_ask_for_another_objective(composer):
+    sweep = objective(composer, "algo=dpo", "eval.every=5", 'sweep.constraints=["kl <= 15"]')
+    task = ReportTask(name="report", objective="eval/accuracy")
+    assert (sweep.changed(task).metric, sweep.changed(task).direction) == ("eval/accuracy", "max")
+    assert sweep.changed(task).conditions == sweep.conditions
+    assert sweep.changed(ReportTask(name="report")) == sweep
+
+
+def test_ties_go_to_the_lower_kl_and_then_to_the_first():
+    wanted = Objective("eval/loss", "min")
+    kls = {"a": {}, "b": {"policy/kl": 3.0}, "c": {"policy/kl": 2.0}, "d": {}}
+    assert wanted.ranked({key: {"eval/loss": 1.0} | kl for key, kl in kls.items()}) == ["c", "b", "a", "d"]
+
+
+def test_repeats_are_worth_the_mean_of_what_all_of_them_have():
+    assert averaged([{"x": 1.0, "y": 2.0}, {"x": 2.0}]) == {"x": 1.5}
 
 
 def test_the_best_first_and_nothing_that_breaks_a_condition(composer):
@@ -64,7 +92,8 @@ def test_the_best_first_and_nothing_that_breaks_a_condition(composer):
 
 WRONG = {
     'sweep.constraints=["kl = 15"]': "sweep.constraints.*METRIC <= NUMBER",
-    "sweep=optuna": "sweep.objective.*nothing is evaluated",
+    "sweep=optuna": "sweep.objective.*nothing is evaluated\\n.*reward/mean",
+    "sweep=optuna algo=sft eval.every=0": "sweep.objective.*nothing is evaluated\\n.*train/loss",
     "sweep=optuna eval.every=1 sweep.against=policy/kl sweep.pruner=median": "sweep.pruner.*two objectives",
     "sweep.trials=3": "is a key of sweep=random, sweep=optuna",
 }

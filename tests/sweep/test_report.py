@@ -18,9 +18,12 @@ from rlhf_hydra.config.export import comparable
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import ReportTask
 from rlhf_hydra.sweep import page
-from rlhf_hydra.sweep.report import make_report, study, table, write_table
+from rlhf_hydra.sweep.objective import Objective
+from rlhf_hydra.sweep.overview import study
+from rlhf_hydra.sweep.report import make_report, write_tables
 from rlhf_hydra.sweep.runs import Sweep, read_sweep
 from rlhf_hydra.sweep.scales import RAMP, scale
+from rlhf_hydra.sweep.terminal import table
 from rlhf_hydra.tasks import begin
 
 CHROMIUM = next(
@@ -143,7 +146,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_reported(tmp_path, name, t
         (bad / name).write_text(text)
     report = study(read_sweep([bad, good]), tmp_path)
     assert any(note.startswith(f"bad: {problem}") for note in report.notes)
-    write_table(report)
+    write_tables(report)
     rows = list(csv.DictReader((tmp_path / "trials.csv").open()))
     assert [row["trial"] for row in rows] == ["bad", "good"] and rows[1]["problems"] == ""
     assert rows[0]["reward/mean"] == ("" if text in (None, "") and name == "metrics.jsonl" else "0.5")
@@ -224,25 +227,68 @@ def test_the_markdown_says_what_the_page_says(sweep):
 def test_signs_and_constraints_reach_the_reader(tmp_path):
     fast = {"eval/mean": {0: 0.1, 4: 0.9, 8: 0.5, 12: 0.3}}
     honest = leave_run(tmp_path / "honest", BASE, curves(0.01))
-    gaming = leave_run(tmp_path / "gaming", [*BASE, "seed=1"], curves(0.02) | fast)
-    task = ReportTask(name="report", constraints=["kl <= 0.1"])
+    gaming = leave_run(tmp_path / "gaming", [*BASE, "algo.kl.coef=0.001"], curves(0.02) | fast)
+    task = ReportTask(name="report", objective="eval/mean", constraints=["kl <= 0.1"])
     place = make_report([honest, gaming], task, tmp_path / "outputs")
     text = (place / "report.md").read_text()
     assert place.parent == tmp_path / "outputs/report"
     assert "- **gaming** evaluation falls: 0.9 at its best, 0.3 now" in text
-    assert "Not kl <= 0.1, so not the best: gaming." in text and "## Best: honest" in text
+    assert "Not policy/kl <= 0.1, so not the best: gaming." in text and "## Best: honest" in text
     row = list(csv.DictReader((place / "trials.csv").open()))[1]
     assert row["signs"].startswith("evaluation falls")
 
 
 def test_a_report_made_again_leaves_no_best_of_before(tmp_path):
     leave_run(tmp_path / "s/trials/a", BASE, curves(0.01), state="done")
-    folder = leave_sweep(tmp_path / "s", {"a": []})
+    folder = leave_sweep(tmp_path / "s", {"a": []}, objective="eval/mean")
     make_report([folder], ReportTask(name="report"), tmp_path)
     assert (folder / "best/experiment.yaml").exists()
     make_report([folder], ReportTask(name="report", constraints=["kl < 0"]), tmp_path)
     assert not (folder / "best/experiment.yaml").exists()
     assert "None is the best" in (folder / "report.md").read_text()
+
+
+def test_seeds_are_one_line_and_the_best_is_no_seed(tmp_path):
+    """The first setting has the best seed, the second the best mean; a third lacks a seed."""
+    ends = {
+        ("1e-6", 7): 0.9,
+        ("1e-6", 8): 0.1,
+        ("2e-6", 7): 0.6,
+        ("2e-6", 8): 0.5,
+        ("4e-6", 7): 0.95,
+        ("4e-6", 8): None,
+    }
+    own = {f"{n}-x": [f"policy.optim.lr={lr}", f"seed={seed}"] for n, (lr, seed) in enumerate(ends)}
+    folder = leave_sweep(tmp_path / "s", own, axes={"policy.optim.lr": [], "seed": []}, objective="eval/mean")
+    for (key, lines), end in zip(own.items(), ends.values(), strict=True):
+        found = {} if end is None else curves(0.01) | {"eval/mean": {0: 0.1, 12: end}}
+        leave_run(folder / "trials" / key, [*BASE, *lines], found, state="waiting" if end is None else "done")
+    make_report([folder], ReportTask(name="report"), tmp_path)
+    first, second, third = csv.DictReader((folder / "settings.csv").open())
+    assert [row["setting"] for row in (first, second, third)] == ["#0 ×2", "#2 ×2", "#4 ×2"]
+    # (0.6 + 0.5) / 2 = 0.55, and 0.05 x sqrt(2) apart
+    assert (second["seed"], second["n"], second["is_best"]) == ("7, 8", "2", "True")
+    assert float(second["objective"]) == pytest.approx(0.55)
+    assert float(second["objective_std"]) == pytest.approx(0.05 * 2**0.5)
+    assert (third["state"], third["n"], third["objective_std"]) == ("1 done, 1 waiting", "1", "")
+    assert "seed" not in (folder / "best/experiment.yaml").read_text().partition("seed=7,8\n")[2]
+    text = (folder / "report.md").read_text()
+    assert f"--config-dir {folder}/best -m experiment=best seed=7,8" in text and "is not all of" not in text
+    assert "| [#2](trials/2-x) [#3](trials/3-x) | done | 2e-06 | 0.55 ± 0.071 |" in text
+    assert "Not ranked before all of their seeds are done: #4 ×2." in text
+    rows = list(csv.DictReader((folder / "trials.csv").open()))
+    assert [row["setting"] for row in rows] == ["#0 ×2"] * 2 + ["#2 ×2"] * 2 + ["#4 ×2"] * 2
+
+
+def test_a_supervised_sweep_is_judged_by_its_evaluation_loss(tmp_path):
+    for beta, loss in (("0.1", 0.4), ("0.3", 0.2)):
+        logged = {"train/loss": {1: 0.7, 2: 0.1}, "eval/loss": {0: 0.7, 2: loss}, "eval/accuracy": {0: 0.0, 2: 1.0}}
+        leave_run(tmp_path / beta, ["algo=dpo", "eval.every=2", "steps=2", f"algo.beta={beta}"], logged)
+    place = make_report([tmp_path / "0.1", tmp_path / "0.3"], ReportTask(name="report"), tmp_path)
+    text, html = ((place / name).read_text() for name in ("report.md", "report.html"))
+    assert "Objective: min `eval/loss`" in text and "## Best: 0.3" in text
+    assert "KL against reward" not in html and "Signs of reward hacking" not in html
+    assert "| trial | state | algo.beta | eval/loss | train/loss | eval/accuracy |" in text
 
 
 def test_without_plotly_the_page_shows_the_plots(sweep, tmp_path):
@@ -263,7 +309,8 @@ def test_a_sweep_that_has_only_begun_is_reported(tmp_path):
 def test_the_best_comes_first_in_the_terminal_and_the_rest_in_order():
     values = {"a": 0.3, "b": 0.9, "c": 0.6}
     trials = [trial(name, {"eval/mean": {1: value}, "policy/kl": {1: 1 - value}}) for name, value in values.items()]
-    found = table(study(Sweep("s", [*trials, trial("d", {}, state="failed")]), Path("here")))
+    wanted = Sweep("s", [*trials, trial("d", {}, state="failed")], objective=Objective("eval/mean"))
+    found = table(study(wanted, Path("here")))
     assert list(found.columns[0].cells) == ["b", "c", "a", "d"]
 
 
@@ -291,7 +338,7 @@ assert not {"torch", "ray", "vllm", "transformers"} & set(sys.modules)
 
 
 def test_the_command_line_reads_patterns_and_imports_nothing_heavy(sweep, tmp_path):
-    words = ["task=report", f'run="{sweep}/trials/[034]-*"', f"outputs={tmp_path}"]
+    words = ["task=report", f'run="{sweep}/trials/[034]-*"', f"outputs={tmp_path}", "task.objective=eval/mean"]
     done = subprocess.run([sys.executable, "-c", PROBE, *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("3 runs") and "run the best again" in done.stdout
@@ -374,7 +421,7 @@ def test_the_page_draws_its_figures(sweep, tmp_path):
 @needs_browser
 def test_a_click_hides_a_trial_in_every_figure_and_colours_change(sweep, tmp_path):
     clicks = """<script>
-        document.querySelector('tr[data-trial="4"]').click();
+        document.querySelector('tr[data-line="4"]').click();
         const by = document.getElementById("by");
         by.value = "algo.kl.coef";
         by.dispatchEvent(new Event("change"));
@@ -382,6 +429,6 @@ def test_a_click_hides_a_trial_in_every_figure_and_colours_change(sweep, tmp_pat
     (tmp_path / "page.html").write_text((sweep / "report.html").read_text().replace("</body>", clicks))
     html = dom(tmp_path / "page.html", tmp_path)
     assert lines(html) == 37 - 1 - 5 - 1  # without its way, its curves, and its line among the settings
-    assert re.search('<tr data-trial="4" class="first off"', html)
+    assert re.search('<tr data-line="4" class="first off"', html)
     legend = html.partition('id="legend"')[2].partition("</div>")[0]
     assert re.findall("</i>([^<]+)<", legend) == ["0.01", "0.1"]

@@ -50,7 +50,8 @@ def test_six_trials_of_which_one_raises_and_one_is_killed(tmp_path):
     assert first.returncode == 1, first.stdout + first.stderr
     assert [s["state"] for s in statuses(folder)] == ["done", "failed", "done", "done", "killed", "done"]
     assert "no such answer" in statuses(folder)[1]["detail"] and statuses(folder)[4]["exit_code"] == -9
-    assert "4 done, 1 failed, 1 killed" in first.stdout and "best    " in first.stdout
+    assert "4 done, 1 failed, 1 killed" in first.stdout and "\nbest    " in first.stdout
+    assert "\n#1 failed: error: reward function" in first.stdout
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("trials/[0235]-*/*")}
 
     second = call(tmp_path, "task=sweep_resume", f"run={folder}")

@@ -8,22 +8,28 @@ import pytest
 from rich.console import Console
 
 from rlhf_hydra.sweep.objective import Objective
+from rlhf_hydra.sweep.overview import study
+from rlhf_hydra.sweep.runs import read_sweep
 from rlhf_hydra.sweep.status import write
 from rlhf_hydra.sweep.table import Screen
+from rlhf_hydra.sweep.terminal import print_report
 
 
 @pytest.fixture
 def told(plan):
     """What is said about trials that ended with these states and last metrics."""
 
-    def tell(*overrides: str, results: list[tuple[str, dict[str, float]]]) -> list[str]:
-        book = plan(f"seed=range(0,{len(results)})", *overrides)
+    def tell(*overrides: str, results: list[tuple[str, dict[str, float]]], seeds: int = 1) -> list[str]:
+        axes = {"steps": [str(n + 1) for n in range(len(results) // seeds)]}
+        values = ",".join(axes["steps"])
+        book = plan(f"steps={values}", f"sweep.seeds={seeds}", *overrides)
         for trial, (state, metrics) in zip(book.trials.values(), results, strict=True):
             write(trial.folder, replace(trial.status, state=state))
             (trial.folder / "metrics.jsonl").write_text(json.dumps({"step": 3, **metrics}) + "\n")
         console = Console(file=io.StringIO(), width=150)
-        run = next(iter(book.trials.values())).run
-        Screen(book.trials, Objective.of(run), console).sum_up(book.folder)
+        book.head = Objective.of(next(iter(book.trials.values())).run).describe() | {"command": "-m", "axes": axes}
+        book.write()
+        print_report(study(read_sweep([book.folder]), book.folder), console)
         return console.file.getvalue().splitlines()
 
     return tell
@@ -37,22 +43,33 @@ def test_the_best_comes_first_and_broken_conditions_are_named(told):
         ("failed", {"eval/pass@1": 0.1}),
     ]
     said = told("eval.every=5", 'sweep.constraints=["kl <= 1"]', results=results)
-    rows = [line.split("│")[3].strip() for line in said if line.startswith("│")]
-    assert rows == ["seed=2", "seed=0", "seed=1", "seed=3"]
-    assert any(line.startswith("best    2-") and "eval/pass@1 0.7  seed=2" in line for line in said)
-    assert any(line.strip().startswith("1-") and "does not satisfy policy/kl <= 1" in line for line in said)
-    assert said[-1].startswith("go on   python -m rlhf_hydra task=sweep_resume run=")
+    assert said[0].endswith(": 3 done, 1 failed")
+    assert [line.split()[0] for line in said if line.startswith("#")][:4] == ["#2", "#0", "#1", "#3"]
+    assert "best                  #2: eval/pass@1 0.7" in said
+    assert "Not policy/kl <= 1, so not the best: #1." in said
+    assert said[-1].startswith("run what is missing   python -m rlhf_hydra task=sweep_resume run=")
+
+
+def test_repeats_are_one_line_with_mean_and_deviation(told):
+    results = [("done", {"eval/pass@1": value}) for value in (0.9, 0.1, 0.6, 0.5)]
+    said = told("eval.every=5", results=results, seeds=2)
+    # 0.55, 0.05 sqrt(2) = 0.071 apart; 0.5, 0.4 sqrt(2) = 0.57
+    assert [line.split()[:6] for line in said if line.startswith("#")] == [
+        ["#2", "×2", "done", "2", "0.55", "±"],
+        ["#0", "×2", "done", "1", "0.5", "±"],
+    ]
+    assert "best                  #2 ×2: eval/pass@1 0.55 ± 0.071" in said
 
 
 def test_without_a_judge_nothing_is_the_best(told):
     said = told(results=[("done", {"reward/mean": 0.9})])
-    assert any(line.startswith("best    none: the training reward alone is no judge") for line in said)
-    assert said[-1].startswith("folder  ")  # all is done: nothing to go on with
+    assert any(line.startswith("None is the best: nothing was evaluated, and reward/mean") for line in said)
+    assert not any("sweep_resume" in line for line in said)  # nothing is left to run
 
 
 def test_an_objective_that_is_not_there_is_said_with_those_that_are(told):
     said = told("sweep.objective=eval/accuracy", results=[("done", {"reward/mean": 0.9})])
-    assert any("there is no eval/accuracy; metrics: reward/mean" in line for line in said)
+    assert "None is the best: there is no eval/accuracy; metrics: reward/mean." in said
 
 
 def test_a_full_terminal_shows_what_matters_now(plan):

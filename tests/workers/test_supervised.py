@@ -10,6 +10,7 @@ from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.cluster.group import LocalGroup
 from rlhf_hydra.cluster.roles import Learner, Summed, shards
 from rlhf_hydra.config.schema import DPO, KD, KTO, ORPO, PRM, RM, SFT, Data, Policy, SimPO, Strategy, Teacher, ToyData
+from rlhf_hydra.data.formats import rows_each
 from rlhf_hydra.models.distill import OtherVocabulary
 from rlhf_hydra.models.tiny import build_tiny
 from rlhf_hydra.models.value import ValueModel
@@ -62,12 +63,11 @@ def run(request, make_run, teacher):
 
 
 def totals_of(run, batch):
-    goal = objective(run.supervised)
-    return Totals(**{**vars(Totals.count(batch, goal.in_pairs)), "kl": 0.2})
+    return Totals(**{**vars(Totals.count(batch, unit_of(run) == 2)), "kl": 0.2})
 
 
 def unit_of(run):
-    return 2 if objective(run.supervised).in_pairs else 1
+    return rows_each(run.supervised)
 
 
 def padded(run, folder, batch, teacher):

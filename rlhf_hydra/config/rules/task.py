@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from rlhf_hydra.config.conditions import parse_condition
 from rlhf_hydra.config.errors import Problem
-from rlhf_hydra.config.schema import OptunaSweep, RunConfig
+from rlhf_hydra.config.schema import OptunaSweep, RunConfig, Supervised
 
 READ_RUNS = ("resume", "sweep_resume", "rerun", "export", "report", "compare")
 
@@ -50,7 +50,8 @@ def sweep(run: RunConfig) -> Iterator[Problem]:
     if not isinstance(cfg, OptunaSweep):
         return
     if cfg.objective is None and not run.eval.every:
-        fix = "Set eval.every=10, or name a metric, as in sweep.objective=reward/mean."
+        training = "train/loss" if isinstance(run.algo, Supervised) else "reward/mean"
+        fix = f"Set eval.every=10, or name a metric, as in sweep.objective={training}."
         yield Problem("", "sweep.objective", "the search needs to know what is good, and nothing is evaluated", fix)
     if cfg.against and cfg.pruner != "none":
         yield Problem("", "sweep.pruner", "two objectives cannot be pruned", "Drop it, or sweep.against.")

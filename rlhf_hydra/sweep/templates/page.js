@@ -1,7 +1,7 @@
 "use strict";
-// Draws the figures, colours all of them by one key, and hides or picks out a trial in all of them at once.
+// Draws the figures, colours all of them by one key, and hides or picks out a line in all of them at once.
 const page = JSON.parse(document.getElementById("data").textContent);
-const rows = [...document.querySelectorAll("tr[data-trial]")];
+const rows = [...document.querySelectorAll("tr[data-line]")];
 const select = document.getElementById("by");
 const hidden = new Set();
 let picked = null;
@@ -17,18 +17,18 @@ function paint() {
   const colors = page.colors[select.value];
   for (const div of drawn) {
     const mine = div.data.map((trace, index) => index).filter((index) => div.data[index].meta >= 0);
-    const trials = mine.map((index) => div.data[index].meta);
+    const lines = mine.map((index) => div.data[index].meta);
     const usual = mine.map((index) => page.figures[div.dataset.figure].data[index].opacity ?? 1);
     Plotly.restyle(div, {
-      "line.color": trials.map((trial) => colors[trial]),
-      "marker.color": trials.map((trial) => colors[trial]),
-      visible: trials.map((trial) => !hidden.has(trial)),
-      opacity: trials.map((trial, n) => (picked === null ? usual[n] : trial === picked ? 1 : 0.08)),
+      "line.color": lines.map((line) => colors[line]),
+      "marker.color": lines.map((line) => colors[line]),
+      visible: lines.map((line) => !hidden.has(line)),
+      opacity: lines.map((line, n) => (picked === null || line === picked ? usual[n] : 0.08)),
     }, mine);
   }
   for (const row of rows) {
-    row.classList.toggle("off", hidden.has(+row.dataset.trial));
-    row.querySelector(".dot").style.background = colors[row.dataset.trial];
+    row.classList.toggle("off", hidden.has(+row.dataset.line));
+    row.querySelector(".dot").style.background = colors[row.dataset.line];
   }
 }
 
@@ -46,12 +46,12 @@ function explain() {
 for (const key of Object.keys(page.colors)) select.add(new Option(key, key));
 select.addEventListener("change", () => { explain(); paint(); });
 for (const row of rows) {
-  const trial = +row.dataset.trial;
-  row.addEventListener("mouseenter", () => { picked = trial; paint(); });
+  const line = +row.dataset.line;
+  row.addEventListener("mouseenter", () => { picked = line; paint(); });
   row.addEventListener("mouseleave", () => { picked = null; paint(); });
   row.addEventListener("click", (event) => {
     if (event.target.closest("a")) return;
-    hidden.has(trial) ? hidden.delete(trial) : hidden.add(trial);
+    hidden.has(line) ? hidden.delete(line) : hidden.add(line);
     picked = null;
     paint();
   });

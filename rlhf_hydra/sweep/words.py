@@ -1,0 +1,31 @@
+"""Values as readers see them."""
+
+from typing import Any
+
+from rlhf_hydra.config.conditions import SHORT
+from rlhf_hydra.sweep.settings import Setting
+
+SHORT_NAMES = {metric: short for short, metric in SHORT.items()}
+
+
+def short_key(key: str) -> str:
+    """The last two words of a key."""
+    return ".".join(key.split(".")[-2:])
+
+
+def shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def measured(setting: Setting, metric: str) -> str:
+    """The last value, over several seeds `0.52 ± 0.03`: mean and standard deviation."""
+    deviation = setting.deviation(metric)
+    return shown(setting.last(metric)) + ("" if deviation is None else f" ± {deviation:.2g}")
+
+
+def clock(seconds: float) -> str:
+    """3:20:01, or 5:07."""
+    hours, minutes, rest = int(seconds) // 3600, int(seconds) // 60 % 60, int(seconds) % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
