@@ -56,7 +56,7 @@ def fit(line: Line, longest: int, overlong: str) -> Line:
 
 
 def tried(rows: Iterable[tuple[int, Row]], make: Maker, patience_s: float = PATIENCE_S) -> Iterator[Tried]:
-    """What became of each row, in order. After `patience_s` of work, waiting for rows not counted, all cores share it."""
+    """What became of each row, in order. After `patience_s` of work (no waiting counted) all cores share it."""
     rows, spent = iter(rows), 0.0
     for number, row in rows:
         began = time.perf_counter()
