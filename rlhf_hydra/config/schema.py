@@ -700,6 +700,9 @@ class Data(Section):
     """One token of the text that ends each step. null: the response is a list of steps."""
     step_tokens: List[str] = field(default_factory=lambda: ["+", "-"])
     """One token each that stands for a good and for a bad step."""
+    images_column: Optional[str] = None
+    """Images of a row, for models that read some: one or a list, each a path from the data's file or folder, bytes, or
+    {bytes, path}; or messages with images in their parts. null: there are none."""
     max_tokens: int = number(0, ge=0)
     """Supervised: longest row. 0: `model.context_tokens`."""
     overlong: str = choice("drop", "drop", "cut")

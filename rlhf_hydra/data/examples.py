@@ -19,9 +19,11 @@ from rlhf_hydra.data import store as stores
 from rlhf_hydra.data.blend import permutation, picks, sources_of, together
 from rlhf_hydra.data.files import DataError, Rows
 from rlhf_hydra.data.formats import build_format, rows_each
+from rlhf_hydra.data.images import Gallery, contents, home
 from rlhf_hydra.data.report import BadRow, DataReport, Ledger
 from rlhf_hydra.data.store import Known, Numbered, Store
 from rlhf_hydra.data.templates import Line, Renderer, chat_template
+from rlhf_hydra.models.vision import Vision
 
 
 class Examples:
@@ -48,11 +50,13 @@ class Examples:
         rows = [row for item in items for row in self._rows(int(self.index[item]))]
         cut = [(part, slice(int(part.starts[row]), int(part.starts[row + 1]))) for part, row in rows]
         in_steps = any(len(part.steps) for part in self.parts)
+        shows = any(len(part.image_rows) for part in self.parts)
         return RolloutBatch(
             tokens=_pad([part.tokens[span] for part, span in cut], torch.long),
             lengths=torch.tensor([span.stop - span.start for _, span in cut], dtype=torch.long),
             response_mask=_pad([part.learn[span] for part, span in cut], torch.bool),
             group=torch.arange(len(items)).repeat_interleave(self.rows_each),
+            images=[[contents(image) for image in part.shown(row)] for part, row in rows] if shows else (),
             labels=torch.tensor([float(part.labels[row]) for part, row in rows]),
             step_labels=_pad([part.steps[span] for part, span in cut], torch.float32) if in_steps else None,
         )
@@ -130,7 +134,9 @@ def _make(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, folder: Pat
 
 def _examples(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, ledger: Ledger) -> Iterator[Numbered]:
     try:
-        make = build_format(cfg, algo, Renderer(cfg, tokenizer))
+        renderer = Renderer(cfg, tokenizer)
+        make = build_format(cfg, algo, renderer)
+        make = Gallery(cfg, renderer).around(make) if cfg.images_column else make
     except BadRow as bad:
         raise DataError(f"{ledger.source}: {bad}") from bad
 
@@ -152,7 +158,7 @@ def _fit(line: Line, longest: int, overlong: str) -> tuple[Line, bool]:
     """`line`, and whether it was cut, at `longest` tokens, where `data.overlong` allows that. The first token of a row
     is never learned."""
     over = len(line.tokens) > longest
-    if over and overlong == "drop":
+    if over and (overlong == "drop" or line.images_end > longest):
         raise BadRow(f"longer than {longest} tokens (data.max_tokens, model.context_tokens)")
     spans = [(max(start, 1), min(end, longest)) for start, end in line.learn]
     spans = [(start, end) for start, end in spans if start < end]
@@ -171,6 +177,8 @@ def _key(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, origin: str)
     template = chat_template(cfg, tokenizer) if cfg.chat else None
     objective = [type(algo).__name__, algo.learn if isinstance(algo, SFT) else None]
     tokens = [stores.tokenizer_identity(tokenizer), transformers.__version__]
+    if cfg.images_column:
+        tokens += [Vision.load(tokenizer.name_or_path).identity, str(home(cfg).absolute())]
     parts = {"keys": keys, "origin": origin, "template": template, "objective": objective, "tokenizer": tokens}
     return stores.cache_key({**parts, "longest": longest})
 

@@ -4,7 +4,7 @@ Which tokens belong to the assistant is decided on tokens, never on the length o
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from rlhf_hydra.data.report import BadKey, BadRow, Refused
 
 Message = dict[str, Any]
 Span = tuple[int, int]
+MARK = "<image>"
+"""Stands for an image in the text of a message, where the data has images."""
 
 
 @dataclass
@@ -26,6 +28,10 @@ class Line:
     label: float = 0.0
     steps: dict[int, float] | None = None
     """Probability of good by token, for the tokens that end a step."""
+    images: list[bytes] = field(default_factory=list)
+    """What the images that it shows are found by (`data/images.py`)."""
+    images_end: int = 0
+    """Tokens up to the end of the last of them."""
 
 
 class Renderer:
@@ -114,7 +120,9 @@ class Renderer:
             raise BadRow(f"the chat template refuses the messages: {error}") from error
 
     def begun(self, messages: list[Message]) -> list[Message]:
-        """`messages`, begun with `data.system` unless they have a system message of their own."""
+        """`messages`, begun with `data.system` unless they have a system message of their own; with their images."""
+        if self.cfg.images_column is not None:
+            messages = [{**m, "content": parts(m["content"])} if MARK in m["content"] else m for m in messages]
         if self.cfg.system is None or messages[0]["role"] == "system":
             return messages
         return [{"role": "system", "content": self.cfg.system}, *messages]
@@ -219,6 +227,16 @@ def chat_template(cfg: Data, tokenizer: Any) -> str:
         return own if "{" in own else Path(own).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"data.chat_template={own} is no template, and no file with one: {error}") from error
+
+
+def parts(text: str) -> list[dict[str, str]]:
+    """A message's text and the images in it, as chat templates take them.
+
+    >>> parts("see <image>!")
+    [{'type': 'text', 'text': 'see '}, {'type': 'image'}, {'type': 'text', 'text': '!'}]
+    """
+    pieces = re.split(f"({MARK})", text)
+    return [{"type": "image"} if piece == MARK else {"type": "text", "text": piece} for piece in pieces if piece]
 
 
 def _runs(mask: list[int]) -> list[Span]:
