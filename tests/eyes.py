@@ -1,5 +1,6 @@
 """A tiny model with eyes, and images for it."""
 
+import json
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ TEMPLATE = (
 )
 
 
+TEXT_TEMPLATE = "{% for m in messages %}{{ m['content'] + '<eos>' }}{% endfor %}"
+
+
 def letters() -> Any:
-    """One token a letter."""
+    """One token a letter. The chat template is for text alone, as that of many tokenizers of such models."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -32,7 +36,7 @@ def letters() -> Any:
         tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", model_max_length=512
     )
     made.add_special_tokens({"additional_special_tokens": SPECIAL[START:]})
-    made.chat_template = TEMPLATE
+    made.chat_template = TEXT_TEMPLATE
     return made
 
 
@@ -70,6 +74,7 @@ def build(folder: Path, family: str = "qwen2_vl", size: int = 128) -> str:
                 parameter.normal_(0, 0.1)
     model.save_pretrained(folder)
     letters().save_pretrained(folder)
+    (Path(folder) / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     processor = Qwen2VLImageProcessorPil(
         patch_size=PATCH, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 64, "longest_edge": 1024}
     )

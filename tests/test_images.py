@@ -4,7 +4,7 @@ import json
 
 import pytest
 from driving import run
-from eyes import LETTERS, png
+from eyes import LETTERS, TEMPLATE, png
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from rlhf_hydra.tracking import jsonl
@@ -53,7 +53,8 @@ def test_the_exported_model_loads_with_its_processor(taught, tiny_eyes):
     _, about = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
     assert not any(about.values())
     before, after = (AutoImageProcessor.from_pretrained(place).to_dict() for place in (tiny_eyes, folder))
-    assert before == after and AutoTokenizer.from_pretrained(folder).chat_template
+    assert before == after
+    assert AutoTokenizer.from_pretrained(folder).chat_template == TEMPLATE
 
 
 def test_sampling_learns_what_is_in_the_pictures(common, data, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlhf_hydra.config.schema import Data
 from rlhf_hydra.data.report import BadKey, BadRow, Refused
+from rlhf_hydra.models import vision
 
 Message = dict[str, Any]
 Span = tuple[int, int]
@@ -216,8 +217,10 @@ class Renderer:
 
 
 def chat_template(cfg: Data, tokenizer: Any) -> str:
-    """`data.chat_template`, a template or a file with one, or else the tokenizer's. Raises Refused."""
+    """`data.chat_template`, a template or a file with one, or else that of the model. Raises Refused."""
     own = cfg.chat_template
+    if own is None and cfg.images_column is not None:
+        own = vision.chat_template(tokenizer.name_or_path)
     if own is None:
         if tokenizer.chat_template is None:
             fix = "set data.chat_template, or data.chat=false and data.template"

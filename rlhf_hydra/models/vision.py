@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -90,6 +91,12 @@ def reads_images(config: Any) -> bool:
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or kind not in MODEL_MAPPING:
         return False
     return hasattr(MODEL_MAPPING[kind], "get_rope_index")
+
+
+def chat_template(folder: str) -> str | None:
+    """The chat template that knows images, where the tokenizer's own is another one, for text alone."""
+    file = Path(folder) / "chat_template.json"
+    return json.loads(file.read_text(encoding="utf-8"))["chat_template"] if file.is_file() else None
 
 
 def image_tokens(config: Any) -> list[int]:

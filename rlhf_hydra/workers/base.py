@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.data.packing import Bins
 from rlhf_hydra.models.lora import Adapters, merged
+from rlhf_hydra.models.vision import chat_template
 from rlhf_hydra.strategy.base import Trainer, contagious, dtype_of
 
 
@@ -63,12 +64,7 @@ def update(trainer: Trainer, role: str, *parts: tuple[Shard, Share]) -> dict[str
     return metrics | {f"{role}/{name}": value for name, value in trainer.step().items()}
 
 
-PROCESSOR = (
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    "chat_template.json",
-)
+PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 """Files that say how images become pixels, of models that read some."""
 
 
@@ -93,7 +89,9 @@ def write_model(
         if writes:
             model.save_pretrained(folder, state_dict=state)
     if tokenizer is not None:
-        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+        words = AutoTokenizer.from_pretrained(tokenizer)
+        words.chat_template = chat_template(tokenizer) or words.chat_template
+        words.save_pretrained(folder)
         for name in PROCESSOR:
             if (Path(tokenizer) / name).exists():
                 shutil.copy(Path(tokenizer) / name, folder)

@@ -9,7 +9,9 @@ from dataclasses import replace
 from io import BytesIO
 
 import pytest
-from eyes import END, EOS, IMAGE, START, png
+from datasets import Dataset, Features, Value
+from datasets import Image as Picture
+from eyes import END, EOS, IMAGE, START, TEMPLATE, png
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer
 
@@ -82,6 +84,22 @@ def test_bytes_and_pillows_images(tokenizer):
     assert Image.open(BytesIO(contents(made))).tobytes() == Image.open(BytesIO(FOUR)).tobytes()
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_images_of_a_saved_dataset_come_as_their_files(several, tokenizer, tmp_path):
+    rows = {
+        "prompt": ["a"],
+        "response": ["b"],
+        "images": [[{"bytes": FOUR, "path": None}] if several else {"bytes": FOUR}],
+    }
+    features = Features(
+        {"prompt": Value("string"), "response": Value("string"), "images": [Picture()] if several else Picture()}
+    )
+    Dataset.from_dict(rows, features).save_to_disk(tmp_path / "saved")
+    keys = {"response_column": "response", "images_column": "images", "chat": True}
+    examples, _ = load_examples(Data(name="x", path=str(tmp_path / "saved"), **keys), SFT, tokenizer, 40)
+    assert examples.batch([0]).images == [[FOUR]]
+
+
 def turn(role, *content):
     return {"role": role, "content": list(content)}
 
@@ -142,7 +160,7 @@ def test_tokens_are_those_of_the_text_with_every_place_written_out(tiny_eyes, to
     examples, _ = load({"prompt": prompt, "images": ["four.png", "six.png"], "response": "d"})
     shown = AutoImageProcessor.from_pretrained(tiny_eyes)([Image.open(BytesIO(image)) for image in (FOUR, SIX)])
     first, *between, last = tokenizer.apply_chat_template(
-        [*prompt, {"role": "assistant", "content": "d"}], tokenize=False
+        [*prompt, {"role": "assistant", "content": "d"}], tokenize=False, chat_template=TEMPLATE
     ).split("<|image_pad|>")
     sizes = [int(grid.prod()) // 4 for grid in shown["image_grid_thw"]]
     written = first + "".join("<|image_pad|>" * n + t for n, t in zip(sizes, [*between, last], strict=True))
