@@ -574,8 +574,8 @@ class LoRA(Section):
     dropout: float = number(0.0, ge=0, lt=1)
     """Of what A reads, while training."""
     targets: List[str] = field(default_factory=list)
-    """Layers that get adapters, by the end of their names, such as `q_proj`. Empty: all linear layers but the output
-    layer."""
+    """Layers that get adapters, by the end of their names, such as `q_proj`. Empty: all linear layers of the language
+    model but the output layer."""
     quantize: str = choice("none", "none", "nf4")
     """`nf4`: frozen weights of linear layers in 4 bits (QLoRA, arXiv 2305.14314). Needs a GPU and bitsandbytes."""
     export: str = choice("merged", "merged", "adapter")

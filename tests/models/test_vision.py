@@ -9,9 +9,10 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
 from rlhf_hydra.batch import RolloutBatch
+from rlhf_hydra.models.lora import targets
 from rlhf_hydra.models.packed import NoImages, pack
 from rlhf_hydra.models.policy import PolicyModel
-from rlhf_hydra.models.vision import Vision, picture
+from rlhf_hydra.models.vision import Vision, load_lm, picture
 
 SMALL, WIDE = png(1, 16, 16), png(2, 40, 24)
 """4 x 4 patches, 2 x 2 of them a token, are 4 tokens; 10 x 6 patches are 15."""
@@ -76,6 +77,11 @@ def test_a_model_that_reads_text_alone_is_refused(tiny, batch):
         Vision.load(tiny)
     with pytest.raises(NoImages, match="a model that reads none"):
         PolicyModel.load(tiny)(pack(batch), 1.0)
+
+
+def test_adapters_go_into_the_language_model(tiny_eyes):
+    layers = targets(load_lm(tiny_eyes), [])
+    assert len(layers) == 2 * 7 and not any("visual" in layer for layer in layers)  # q k v o gate up down of two
 
 
 def test_images_are_as_many_tokens_as_they_have_patches(tiny_eyes):
