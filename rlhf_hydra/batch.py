@@ -35,8 +35,8 @@ class RolloutBatch:
     """[B, T] bool: True on tokens that the policy produced, or is to learn."""
     group: Tensor
     """[B] int64: rows with the same number answer the same prompt."""
-    images: Images = ()
-    """[B] or none."""
+    images: Images | None = None
+    """[B]; None: no row has any."""
     truncated: Tensor | None = None
     """[B] bool: the response was cut at the length limit."""
     rollout_logprobs: Tensor | None = None
@@ -82,7 +82,7 @@ class RolloutBatch:
             if value is None:
                 return None
             if not isinstance(value, Tensor):
-                return [value[row] for row in torch.arange(len(self))[index].tolist()] if value else ()
+                return [value[row] for row in torch.arange(len(self))[index].tolist()]
             return value[index, :width] if value.dim() == 2 else value[index]
 
         return RolloutBatch(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
@@ -98,6 +98,8 @@ class RolloutBatch:
 
         def join(name: str) -> Any:
             parts = [getattr(b, name) for b in batches]
+            if name == "images" and any(parts):
+                return [row for batch in batches for row in batch.images or [[]] * len(batch)]
             missing = sum(p is None for p in parts)
             if missing:
                 if missing < len(parts):
@@ -105,8 +107,6 @@ class RolloutBatch:
                         f"RolloutBatch.cat: `{name}` is set in {len(parts) - missing} of {len(parts)} batches"
                     )
                 return None
-            if not isinstance(parts[0], Tensor):
-                return [row for part in batches for row in part.images or [[]] * len(part)] if any(parts) else ()
             return torch.cat([_widen(p, width) if p.dim() == 2 else p for p in parts])
 
         return RolloutBatch(**{f.name: join(f.name) for f in fields(RolloutBatch)})
@@ -150,7 +150,7 @@ class RolloutBatch:
             lengths=lengths,
             response_mask=mask,
             group=torch.as_tensor(group, dtype=torch.long),
-            images=images,
+            images=images or None,
             truncated=None if truncated is None else torch.as_tensor(truncated, dtype=torch.bool),
             rollout_logprobs=rollout,
         )

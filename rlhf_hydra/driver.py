@@ -82,7 +82,8 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
                     refresh(crew, run, step)
                     push(crew.policy, crew.engine, version=step)
                     probes = [sample.tokens for sample in sampled.samples[:PROBES]]
-                    parity = verify(crew.policy, crew.engine, probes, step, tolerance, batch.images[:PROBES])
+                    seen = (batch.images or ())[:PROBES]
+                    parity = verify(crew.policy, crew.engine, probes, step, tolerance, seen)
                     clock.lap("sync")
 
                     metrics = experience.describe(batch) | scored | credit | learned | found | {"engine/parity": parity}

@@ -56,7 +56,7 @@ class Examples:
             lengths=torch.tensor([span.stop - span.start for _, span in cut], dtype=torch.long),
             response_mask=_pad([part.learn[span] for part, span in cut], torch.bool),
             group=torch.arange(len(items)).repeat_interleave(self.rows_each),
-            images=[[contents(image) for image in part.shown(row)] for part, row in rows] if shows else (),
+            images=[[contents(image) for image in part.shown(row)] for part, row in rows] if shows else None,
             labels=torch.tensor([float(part.labels[row]) for part, row in rows]),
             step_labels=_pad([part.steps[span] for part, span in cut], torch.float32) if in_steps else None,
         )

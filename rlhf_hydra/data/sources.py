@@ -187,11 +187,12 @@ def _undecoded(data: Any, column: str | None) -> Any:
     """`data`, whose images come as the files that they are, and not as pixels."""
     from datasets import Image
 
-    feature = (data.features or {}).get(column)
+    feature: Any = (data.features or {}).get(column)
     inner = getattr(feature, "feature", feature)  # of a list
     if not isinstance(inner, Image):
         return data
-    return data.cast_column(column, Image(decode=False) if inner is feature else type(feature)(Image(decode=False)))
+    file = Image(decode=False)
+    return data.cast_column(column, file if inner is feature else type(feature)(file))
 
 
 def _verify(path: str, data: Any) -> None:

@@ -88,7 +88,7 @@ def pack(batch: RolloutBatch) -> Packed:
         targets=batch.tokens[rows, places],
         where=(rows, places),
         shape=(len(batch), width),
-        images=tuple(image for row in batch.images for image in row),
+        images=tuple(image for row in batch.images or () for image in row),
     )
 
 

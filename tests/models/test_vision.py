@@ -63,7 +63,7 @@ def test_images_stay_with_their_rows(batch):
     assert pack(batch[1:]).images == (SMALL,)
     text = RolloutBatch.from_sequences([[7]], [[8]], group=[0])
     assert RolloutBatch.cat([text, batch.only()]).images == [[], *batch.images]
-    assert RolloutBatch.cat([text, text]).images == ()
+    assert RolloutBatch.cat([text, text]).images is None
 
 
 def test_an_image_that_has_changed_is_found_out(tiny_eyes, batch):
