@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Images = Sequence[list[bytes]]
+"""The files of each row's images, in the order of the tokens that stand for them; empty where no row has any."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutBatch:
@@ -32,6 +35,8 @@ class RolloutBatch:
     """[B, T] bool: True on tokens that the policy produced, or is to learn."""
     group: Tensor
     """[B] int64: rows with the same number answer the same prompt."""
+    images: Images | None = None
+    """[B]; None: no row has any."""
     truncated: Tensor | None = None
     """[B] bool: the response was cut at the length limit."""
     rollout_logprobs: Tensor | None = None
@@ -73,9 +78,11 @@ class RolloutBatch:
         lengths = self.lengths[index]
         width = int(lengths.max()) if len(lengths) else 0
 
-        def pick(value: Tensor | None) -> Any:
+        def pick(value: Tensor | Images | None) -> Any:
             if value is None:
                 return None
+            if not isinstance(value, Tensor):
+                return [value[row] for row in torch.arange(len(self))[index].tolist()]
             return value[index, :width] if value.dim() == 2 else value[index]
 
         return RolloutBatch(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
@@ -91,6 +98,8 @@ class RolloutBatch:
 
         def join(name: str) -> Any:
             parts = [getattr(b, name) for b in batches]
+            if name == "images" and any(parts):
+                return [row for batch in batches for row in batch.images or [[]] * len(batch)]
             missing = sum(p is None for p in parts)
             if missing:
                 if missing < len(parts):
@@ -104,12 +113,14 @@ class RolloutBatch:
 
     def to(self, device: torch.device | str) -> "RolloutBatch":
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {k: None if v is None else v.to(device, non_blocking=True) for k, v in values.items()}
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in values.items()
+        }
         return RolloutBatch(**moved)
 
     def only(self, *names: str) -> "RolloutBatch":
         """Without the optional fields that are not named: what a worker does not read need not travel."""
-        always = {"tokens", "lengths", "response_mask", "group"}
+        always = {"tokens", "lengths", "response_mask", "group", "images"}
         return self.replace(**{f.name: None for f in fields(self) if f.name not in always and f.name not in names})
 
     @staticmethod
@@ -120,6 +131,7 @@ class RolloutBatch:
         group: Sequence[int],
         logprobs: Sequence[Sequence[float]] | None = None,
         truncated: Sequence[bool] | None = None,
+        images: Images = (),
     ) -> "RolloutBatch":
         """Pad token lists into a batch: row i is `prompts[i] + responses[i]`."""
         lengths = torch.tensor([len(p) + len(r) for p, r in zip(prompts, responses, strict=True)], dtype=torch.long)
@@ -138,6 +150,7 @@ class RolloutBatch:
             lengths=lengths,
             response_mask=mask,
             group=torch.as_tensor(group, dtype=torch.long),
+            images=images or None,
             truncated=None if truncated is None else torch.as_tensor(truncated, dtype=torch.bool),
             rollout_logprobs=rollout,
         )

@@ -22,7 +22,7 @@ from rlhf_hydra.config.arithmetic import parity_tolerance, texts_per_step
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import SFT, RunConfig
 from rlhf_hydra.data.examples import load_examples
-from rlhf_hydra.data.prompts import PromptStream, load_prompts
+from rlhf_hydra.data.prompts import PromptStream, load_prompts, shown
 from rlhf_hydra.data.store import cache_folder
 from rlhf_hydra.data.texts import TextStream
 from rlhf_hydra.dump import Guardian
@@ -65,7 +65,8 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
             done = keeper.resume(start) if start else 0
             with interrupts.held():  # an engine may serve another run after this one: never with half an update
                 push(crew.policy, crew.engine, version=done)
-            verify(crew.policy, crew.engine, [row.tokens for row in rows[:PROBES]], done, tolerance)
+            first = rows[:PROBES]
+            verify(crew.policy, crew.engine, [row.tokens for row in first], done, tolerance, shown(first))
             evaluate = partial(evaluator.evaluate, crew)
             settle(evaluate, keeper, tracker, interrupts, {})
 
@@ -83,7 +84,8 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
                     refresh(crew, run, step)
                     push(crew.policy, crew.engine, version=step)
                     probes = [sample.tokens for sample in sampled.samples[:PROBES]]
-                    parity = verify(crew.policy, crew.engine, probes, step, tolerance)
+                    seen = (batch.images or ())[:PROBES]
+                    parity = verify(crew.policy, crew.engine, probes, step, tolerance, seen)
                     clock.lap("sync")
 
                     metrics = experience.describe(batch) | scored | credit | learned | found | {"engine/parity": parity}

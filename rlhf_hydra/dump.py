@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from rlhf_hydra.algos.guards import Watch
 from rlhf_hydra.algos.table import algorithm
@@ -62,8 +62,8 @@ def write(folder: Path, run: RunConfig, crew: Crew, batch: RolloutBatch, step: i
     crew.save(folder.resolve())
 
 
-def tensors(batch: RolloutBatch) -> dict[str, Tensor]:
-    """The fields that are there."""
+def tensors(batch: RolloutBatch) -> dict[str, Any]:
+    """The fields that are there; images as lists."""
     return {f.name: getattr(batch, f.name) for f in fields(batch) if getattr(batch, f.name) is not None}
 
 

@@ -13,7 +13,7 @@ from rlhf_hydra.cluster.crew import Crew
 from rlhf_hydra.config.layout import eval_data, eval_reward
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.seeds import derive
-from rlhf_hydra.data.prompts import Prompt, load_prompts
+from rlhf_hydra.data.prompts import Prompt, load_prompts, shown
 from rlhf_hydra.data.sources import DataError
 from rlhf_hydra.rewards.answers import answer_of
 from rlhf_hydra.sampling import readable
@@ -73,10 +73,11 @@ class Evaluator:
         rows = [i for i in range(len(self.prompts)) for _ in range(self.run.eval.samples_per_prompt)]
         seeds = [derive(self.run.seed, "eval", row) for row in range(len(rows))]
         with crew.engine.awake():
-            responses = crew.engine.generate([self.prompts[i].tokens for i in rows], seeds, self._sampling())
+            asked, images = [self.prompts[i].tokens for i in rows], shown(self.prompts)
+            responses = crew.engine.generate(asked, seeds, self._sampling(), [images[i] for i in rows if images])
         texts = self.tokenizer.batch_decode([r.tokens for r in responses], skip_special_tokens=True)
-        asked = zip(rows, responses, texts, strict=True)
-        rewards = crew.reward.evaluate([readable(self.prompts[i], i, r, text) for i, r, text in asked]).get().earned
+        given = zip(rows, responses, texts, strict=True)
+        rewards = crew.reward.evaluate([readable(self.prompts[i], i, r, text) for i, r, text in given]).get().earned
         answer = answer_of(eval_reward(self.run))
         return [
             Judged(reward, answer(text), len(response.tokens), response.truncated)

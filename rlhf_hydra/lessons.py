@@ -49,7 +49,7 @@ class Lessons:
         prompts = [halves(own, i)[0] for i in range(len(items))]
         responses = [halves(other, i)[1] for i in range(len(items))]
         fitting = [r[: max(1, self.max_tokens - len(p))] for p, r in zip(prompts, responses, strict=True)]
-        return RolloutBatch.from_sequences(prompts, fitting, group=range(len(items)))
+        return RolloutBatch.from_sequences(prompts, fitting, group=range(len(items)), images=own.images or ())
 
     def refer(self, model: TokenModel, size: int) -> None:
         """Ask the reference about every example, `size` at a time."""

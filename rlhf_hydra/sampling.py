@@ -14,7 +14,7 @@ from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.cluster.crew import Crew
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.seeds import derive
-from rlhf_hydra.data.prompts import Prompt, PromptStream
+from rlhf_hydra.data.prompts import Prompt, PromptStream, shown
 from rlhf_hydra.rewards.base import Sample, Scores, Step
 from rlhf_hydra.workers.engine.base import Response, Sampling
 
@@ -213,14 +213,16 @@ def sample(
     first_group: int = 0,
 ) -> Sampled:
     """`samples_per_prompt` responses to each prompt, neighbours in the batch; each row has a seed of its own."""
-    asked = [prompt.tokens for prompt in prompts for _ in range(run.rollout.samples_per_prompt)]
+    n, images = run.rollout.samples_per_prompt, shown(prompts)
+    asked = [prompt.tokens for prompt in prompts for _ in range(n)]
     seeds = [derive(run.seed, "sample", step, part, row) for row in range(len(asked))]
     sampling = Sampling.from_config(run.rollout)
     greedy: list[Response] = []
     with crew.engine.awake():
-        responses = crew.engine.generate(asked, seeds, sampling)
+        responses = crew.engine.generate(asked, seeds, sampling, [its for its in images for _ in range(n)])
         if algorithm.needs_greedy:
-            greedy = crew.engine.generate([p.tokens for p in prompts], seeds[: len(prompts)], sampling.likeliest())
+            asked, likeliest = [p.tokens for p in prompts], sampling.likeliest()
+            greedy = crew.engine.generate(asked, seeds[: len(prompts)], likeliest, images)
     batch, samples = laid_out(prompts, responses, tokenizer, first_group)
     _, beside = laid_out(prompts, greedy, tokenizer, first_group) if greedy else (None, [])
     waiting = crew.reward.score(beside) if greedy else None
@@ -239,6 +241,7 @@ def laid_out(
         group=[first_group + row // n for row in range(len(asked))],
         logprobs=[r.logprobs for r in responses],
         truncated=[r.truncated for r in responses],
+        images=[its for its in shown(prompts) for _ in range(n)],
     )
     texts = tokenizer.batch_decode([r.tokens for r in responses], skip_special_tokens=True)
     rows = zip(asked, batch.group.tolist(), responses, texts, strict=True)

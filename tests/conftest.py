@@ -29,6 +29,14 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_eyes(tmp_path_factory):
+    """A tiny Qwen2-VL."""
+    from eyes import build
+
+    return build(tmp_path_factory.mktemp("eyes"))
+
+
+@pytest.fixture(scope="session")
 def tiny_experts(tmp_path_factory):
     """A mixture of four experts that reads what `builtin:tiny` reads."""
     import torch

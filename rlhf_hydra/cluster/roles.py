@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf_hydra.algos.losses import StepTotals
 from rlhf_hydra.algos.objectives import Totals
-from rlhf_hydra.batch import RolloutBatch
+from rlhf_hydra.batch import Images, RolloutBatch
 from rlhf_hydra.cluster.group import Group, Pending
 from rlhf_hydra.data.packing import partition
 from rlhf_hydra.rewards.base import Sample, Scores
@@ -133,9 +133,11 @@ class Engines:
     def __init__(self, group: Group) -> None:
         self.group = group
 
-    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Response]:
+    def generate(
+        self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling, images: Images = ()
+    ) -> list[Response]:
         n = self.group.size
-        calls = [(list(prompts[i::n]), list(seeds[i::n]), sampling) for i in range(n)]
+        calls = [(list(prompts[i::n]), list(seeds[i::n]), sampling, images[i::n]) for i in range(n)]
         responses: list[Response] = [None] * len(prompts)  # type: ignore[list-item]
         for i, part in enumerate(self.group.each("generate", calls).get()):
             responses[i::n] = part
@@ -150,9 +152,9 @@ class Engines:
         finally:
             self.group.all("sleep").get()
 
-    def logprobs(self, sequences: list[list[int]]) -> list[list[list[float]]]:
+    def logprobs(self, sequences: list[list[int]], images: Images = ()) -> list[list[list[float]]]:
         """Of every engine: log p of each token of each sequence, at temperature 1."""
-        return self.group.all("logprobs", sequences).get()
+        return self.group.all("logprobs", sequences, images).get()
 
 
 class Rewards:

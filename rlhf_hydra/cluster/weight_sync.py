@@ -6,7 +6,7 @@ on the same node read in place.
 
 import torch
 
-from rlhf_hydra.batch import RolloutBatch
+from rlhf_hydra.batch import Images, RolloutBatch
 from rlhf_hydra.cluster.crew import Crew
 from rlhf_hydra.cluster.group import LocalGroup
 from rlhf_hydra.cluster.roles import Engines, TokenModel
@@ -54,12 +54,19 @@ def follow(policy: TokenModel, reference: TokenModel, keep: float) -> None:
         reference.group.all("follow", bucket, keep).get()
 
 
-def verify(policy: TokenModel, engines: Engines, sequences: list[list[int]], version: int, tolerance: float) -> float:
+def verify(
+    policy: TokenModel,
+    engines: Engines,
+    sequences: list[list[int]],
+    version: int,
+    tolerance: float,
+    images: Images = (),
+) -> float:
     """The difference per token after a sync. OutOfStep unless every engine is at `version` and within `tolerance`."""
     versions = engines.group.all("version").get()
     if set(versions) != {version}:
         raise OutOfStep(f"the engines hold weights {versions}, the policy is at {version}")
-    found = difference(policy, engines, sequences)
+    found = difference(policy, engines, sequences, images)
     if not found <= tolerance:
         raise OutOfStep(
             f"engine and policy differ by {found:.2g} nats a token after weight sync {version} "
@@ -69,13 +76,13 @@ def verify(policy: TokenModel, engines: Engines, sequences: list[list[int]], ver
     return found
 
 
-def difference(policy: TokenModel, engines: Engines, sequences: list[list[int]]) -> float:
+def difference(policy: TokenModel, engines: Engines, sequences: list[list[int]], images: Images = ()) -> float:
     """Mean |log p_engine - log p_policy| over the tokens of `sequences` at temperature 1, of the worst engine."""
     heads, tails = [s[:1] for s in sequences], [s[1:] for s in sequences]
-    probe = RolloutBatch.from_sequences(heads, tails, group=range(len(sequences)))
+    probe = RolloutBatch.from_sequences(heads, tails, group=range(len(sequences)), images=images)
     wanted = policy.logprobs(probe, 1.0).get()
     gaps = []
-    for rows in engines.logprobs(sequences):
+    for rows in engines.logprobs(sequences, images):
         got = torch.zeros_like(wanted)
         for row, values in enumerate(rows):
             got[row, 1 : len(values)] = torch.tensor(values[1:])

@@ -585,8 +585,8 @@ class LoRA(Section):
     dropout: float = number(0.0, ge=0, lt=1)
     """Of what A reads, while training."""
     targets: List[str] = field(default_factory=list)
-    """Layers that get adapters, by the end of their names, such as `q_proj`. Empty: all linear layers but the output
-    layer."""
+    """Layers that get adapters, by the end of their names, such as `q_proj`. Empty: all linear layers of the language
+    model but the output layer."""
     quantize: str = choice("none", "none", "nf4")
     """`nf4`: frozen weights of linear layers in 4 bits (QLoRA, arXiv 2305.14314). Needs bitsandbytes."""
     export: str = choice("merged", "merged", "adapter")
@@ -711,6 +711,9 @@ class Data(Section):
     """One token of the text that ends each step. null: the response is a list of steps."""
     step_tokens: List[str] = field(default_factory=lambda: ["+", "-"])
     """One token each that stands for a good and for a bad step."""
+    images_column: Optional[str] = None
+    """Images of a row, for models that read some: one or a list, each a path from the data's file or folder, bytes, or
+    {bytes, path}; or messages with images in their parts. null: there are none."""
     max_tokens: int = number(0, ge=0)
     """Supervised: longest row. 0: `model.context_tokens`."""
     overlong: str = choice("drop", "drop", "cut")

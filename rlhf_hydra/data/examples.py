@@ -19,10 +19,12 @@ from rlhf_hydra.data import store as stores
 from rlhf_hydra.data.blend import permutation, picks, sources_of, together
 from rlhf_hydra.data.files import DataError, Rows
 from rlhf_hydra.data.formats import rows_each
+from rlhf_hydra.data.images import contents, home
 from rlhf_hydra.data.making import Maker, tried
 from rlhf_hydra.data.report import BadRow, DataReport, Ledger, Note, unsaid
 from rlhf_hydra.data.store import Known, Numbered, Store
 from rlhf_hydra.data.templates import chat_template
+from rlhf_hydra.models.vision import Vision
 
 
 class Examples:
@@ -49,11 +51,13 @@ class Examples:
         rows = [row for item in items for row in self._rows(int(self.index[item]))]
         cut = [(part, slice(int(part.starts[row]), int(part.starts[row + 1]))) for part, row in rows]
         in_steps = any(len(part.steps) for part in self.parts)
+        shows = any(len(part.image_rows) for part in self.parts)
         return RolloutBatch(
             tokens=_pad([part.tokens[span] for part, span in cut], torch.long),
             lengths=torch.tensor([span.stop - span.start for _, span in cut], dtype=torch.long),
             response_mask=_pad([part.learn[span] for part, span in cut], torch.bool),
             group=torch.arange(len(items)).repeat_interleave(self.rows_each),
+            images=[[contents(image) for image in part.shown(row)] for part, row in rows] if shows else None,
             labels=torch.tensor([float(part.labels[row]) for part, row in rows]),
             step_labels=_pad([part.steps[span] for part, span in cut], torch.float32) if in_steps else None,
         )
@@ -166,6 +170,8 @@ def _key(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, origin: str)
     template = chat_template(cfg, tokenizer) if cfg.chat else None
     objective = [type(algo).__name__, algo.learn if isinstance(algo, SFT) else None]
     tokens = [stores.tokenizer_identity(tokenizer), transformers.__version__]
+    if cfg.images_column:
+        tokens += [Vision.load(tokenizer.name_or_path).identity, str(home(cfg).absolute())]
     parts = {"keys": keys, "origin": origin, "template": template, "objective": objective, "tokenizer": tokens}
     return stores.cache_key({**parts, "longest": longest})
 

@@ -19,6 +19,7 @@ from typing import Any
 from rlhf_hydra.config.schema import Data, Supervised
 from rlhf_hydra.data.files import DataError, Row
 from rlhf_hydra.data.formats import Example, build_format
+from rlhf_hydra.data.images import Gallery
 from rlhf_hydra.data.report import BadRow, Tried, attempt
 from rlhf_hydra.data.templates import Line, Renderer
 
@@ -34,7 +35,10 @@ class Maker:
     def __init__(self, cfg: Data, algo: Supervised, tokenizer: Any, longest: int) -> None:
         self.given = cfg, algo, tokenizer, longest
         self.cfg, self.longest = cfg, longest
-        self.format = build_format(cfg, algo, Renderer(cfg, tokenizer))
+        renderer = Renderer(cfg, tokenizer)
+        self.format = build_format(cfg, algo, renderer)
+        if cfg.images_column:
+            self.format = Gallery(cfg, renderer).around(self.format)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Maker, self.given
@@ -46,7 +50,7 @@ class Maker:
 def fit(line: Line, longest: int, overlong: str) -> Line:
     """`line`, cut at `longest` tokens where `data.overlong` allows that. The first token of a row is never learned."""
     over = len(line.tokens) > longest
-    if over and overlong == "drop":
+    if over and (overlong == "drop" or line.images_end > longest):
         raise BadRow(f"longer than {longest} tokens (data.max_tokens, model.context_tokens)")
     spans = [(max(start, 1), min(end, longest)) for start, end in line.learn]
     spans = [(start, end) for start, end in spans if start < end]

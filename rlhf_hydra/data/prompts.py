@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rlhf_hydra.batch import Images
 from rlhf_hydra.config.schema import Blend, Data, ToyData
 from rlhf_hydra.data import sources, toy
 from rlhf_hydra.data.blend import permutation, picks, sources_of, together
 from rlhf_hydra.data.files import DataError, Row
 from rlhf_hydra.data.formats import present, text_or_messages
+from rlhf_hydra.data.images import Gallery, contents
 from rlhf_hydra.data.report import BadKey, BadRow, DataReport, Ledger, Note, attempt, unsaid
-from rlhf_hydra.data.templates import Message, Renderer
+from rlhf_hydra.data.templates import Line, Message, Renderer
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Prompt:
     """Line of a .jsonl or .csv file; position from 1 in any other source."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """The other columns of the row."""
+    images: list[bytes] = field(default_factory=list)
+    """What its images are found by (`data/images.py`)."""
 
 
 def load_prompts(
@@ -63,8 +67,17 @@ def fingerprint(prompts: Sequence[Prompt]) -> str:
     digest = hashlib.sha256()
     for prompt in prompts:
         digest.update(json.dumps([prompt.text, prompt.label], sort_keys=True, default=str).encode())
+        for image in prompt.images:
+            digest.update(image)
         digest.update(b"\n")
     return digest.hexdigest()[:16]
+
+
+def shown(prompts: Sequence[Prompt]) -> Images:
+    """The files of each prompt's images."""
+    if not any(prompt.images for prompt in prompts):
+        return ()
+    return [[contents(image) for image in prompt.images] for prompt in prompts]
 
 
 def _tokenised(cfg: Data, tokenizer: Any, ledger: Ledger) -> list[Prompt]:
@@ -72,18 +85,23 @@ def _tokenised(cfg: Data, tokenizer: Any, ledger: Ledger) -> list[Prompt]:
     its suffix: a response does not begin after EOS. A chat template writes its special tokens itself."""
     try:
         renderer = Renderer(cfg, tokenizer)
+        gallery = Gallery(cfg, renderer) if cfg.images_column else None
     except BadRow as bad:
         raise DataError(f"{ledger.source}: {bad}") from bad
     column, label_column = _columns(cfg)
 
     def make(number: int, row: Row) -> Iterator[Prompt]:
-        value = text_or_messages(row, column)
+        row, images, counts = gallery.hang(row) if gallery else (row, [], [])
+        text = render(text_or_messages(row, column), column, renderer)
         label = None if label_column is None else present(row, label_column)
-        rest = {name: row[name] for name in row if name not in (column, label_column)}
-        yield Prompt([], render(value, column, renderer), label, number, rest)
+        rest = {name: row[name] for name in row if name not in (column, label_column, cfg.images_column)}
+        tokens = gallery.expanded(Line(renderer.encode(text), []), images, counts).tokens if gallery else []
+        yield Prompt(tokens, text, label, number, rest, images)
 
     rows = (attempt(make, number, row) for number, row in sources.read(cfg))
     found = [prompt for _, prompt in ledger.usable(rows)]
+    if gallery:
+        return found
     encode = renderer.encode_all if cfg.chat else renderer.opening_all
     return [replace(p, tokens=tokens) for p, tokens in zip(found, encode([p.text for p in found]), strict=True)]
 

@@ -136,6 +136,7 @@ def _saved_rows(path: Path, cfg: Data) -> Rows:
         if name not in data:
             raise DataError(f"{path} has no split {name} (data.split); it has: {', '.join(map(str, data))}")
         data = data[name]
+    data = _undecoded(data, cfg.images_column)
     return _sliced(lambda: _numbered(data), cfg.split, str(path))
 
 
@@ -172,13 +173,26 @@ def _loaded_rows(folder: Path | None, cfg: Data) -> Rows:
     data = patiently(
         lambda: load_dataset(str(folder or cfg.path), cfg.subset, split=split, revision=commit, streaming=cfg.streaming)
     )
+    if not cfg.streaming and folder is None:
+        _verify(str(cfg.path), data)
+    data = _undecoded(data, cfg.images_column)
     if not cfg.streaming:
-        if folder is None:
-            _verify(str(cfg.path), data)
         return _numbered(data)
     if "%" in cfg.split or "[-" in cfg.split or ":-" in cfg.split:
         raise DataError(f"data.split={cfg.split}: the number of rows is not known with data.streaming=true")
     return _guarded(_sliced(lambda: _numbered(data), cfg.split, describe(cfg)), cfg, folder)
+
+
+def _undecoded(data: Any, column: str | None) -> Any:
+    """`data`, whose images come as the files that they are, and not as pixels."""
+    from datasets import Image
+
+    feature: Any = (data.features or {}).get(column)
+    inner = getattr(feature, "feature", feature)  # of a list
+    if not isinstance(inner, Image):
+        return data
+    file = Image(decode=False)
+    return data.cast_column(column, file if inner is feature else type(feature)(file))
 
 
 def _verify(path: str, data: Any) -> None:

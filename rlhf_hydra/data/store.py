@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,9 +41,31 @@ class Store:
     """[R] float32."""
     origin: np.ndarray
     """[E] int64: number of the row of the data that an example comes from."""
+    images: np.ndarray
+    """[K] uint8: what each image is found by (`data/images.py`), end to end."""
+    image_ends: np.ndarray
+    """[I] int64: image i ends at images[image_ends[i]], and begins where the one before it ends."""
+    image_rows: np.ndarray
+    """[I] int64, rising: the row r that shows an image."""
+
+    def shown(self, row: int) -> list[bytes]:
+        """What the images of a row are found by."""
+        first, end = np.searchsorted(self.image_rows, [row, row + 1])
+        ends = [int(self.image_ends[i]) if i >= 0 else 0 for i in range(first - 1, end)]
+        return [self.images[a:b].tobytes() for a, b in pairwise(ends)]
 
 
-DTYPES = {"tokens": "<i4", "learn": "|b1", "steps": "<f4", "starts": "<i8", "labels": "<f4", "origin": "<i8"}
+DTYPES = {
+    "tokens": "<i4",
+    "learn": "|b1",
+    "steps": "<f4",
+    "starts": "<i8",
+    "labels": "<f4",
+    "origin": "<i8",
+    "images": "|u1",
+    "image_ends": "<i8",
+    "image_rows": "<i8",
+}
 CHUNK = 1024
 """Examples that are in memory while a cache is written."""
 
@@ -90,15 +113,21 @@ def _header(file: BinaryIO, name: str, size: int) -> None:
 
 def _chunks(examples: Iterable[Numbered]) -> Iterator[dict[str, np.ndarray]]:
     """The arrays of a store, CHUNK examples at a time."""
-    columns = {name: array(code) for name, code in zip(DTYPES, "ibfqfq", strict=True)}
+    columns = {name: array(code) for name, code in zip(DTYPES, "ibfqfqBqq", strict=True)}
     columns["starts"].append(0)
-    end, waiting = 0, 0
+    end, image_end, row, waiting = 0, 0, 0, 0
     for number, lines in examples:
         columns["origin"].append(number)
         for line in lines:
             end += len(line.tokens)
             columns["starts"].append(end)
             _add(line, columns)
+            for image in line.images:
+                image_end += len(image)
+                columns["images"].frombytes(image)
+                columns["image_ends"].append(image_end)
+                columns["image_rows"].append(row)
+            row += 1
         waiting += 1
         if waiting == CHUNK:
             yield _arrays(columns)
@@ -128,7 +157,7 @@ def _arrays(columns: dict[str, array]) -> dict[str, np.ndarray]:
 def fingerprint(store: Store) -> str:
     """16 hex digits that change when a token, what is learned of it, a label or the order does."""
     digest = hashlib.sha256()
-    for part in (store.tokens, store.learn, store.starts, store.labels, store.steps):
+    for part in (store.tokens, store.learn, store.starts, store.labels, store.steps, store.images, store.image_rows):
         digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()[:16]
 

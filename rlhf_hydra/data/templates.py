@@ -4,16 +4,19 @@ Which tokens belong to the assistant is decided on tokens, never on the length o
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rlhf_hydra.config.schema import Data
 from rlhf_hydra.data.report import BadKey, BadRow, Refused
+from rlhf_hydra.models import vision
 
 Message = dict[str, Any]
 Span = tuple[int, int]
+MARK = "<image>"
+"""Stands for an image in the text of a message, where the data has images."""
 
 
 @dataclass
@@ -28,6 +31,10 @@ class Line:
     """Whether it was longer."""
     steps: dict[int, float] | None = None
     """Probability of good by token, for the tokens that end a step."""
+    images: list[bytes] = field(default_factory=list)
+    """What the images that it shows are found by (`data/images.py`)."""
+    images_end: int = 0
+    """Tokens up to the end of the last of them."""
 
 
 class Renderer:
@@ -116,7 +123,9 @@ class Renderer:
             raise BadRow(f"the chat template refuses the messages: {error}") from error
 
     def begun(self, messages: list[Message]) -> list[Message]:
-        """`messages`, begun with `data.system` unless they have a system message of their own."""
+        """`messages`, begun with `data.system` unless they have a system message of their own; with their images."""
+        if self.cfg.images_column is not None:
+            messages = [{**m, "content": parts(m["content"])} if MARK in m["content"] else m for m in messages]
         if self.cfg.system is None or messages[0]["role"] == "system":
             return messages
         return [{"role": "system", "content": self.cfg.system}, *messages]
@@ -210,8 +219,10 @@ class Renderer:
 
 
 def chat_template(cfg: Data, tokenizer: Any) -> str:
-    """`data.chat_template`, a template or a file with one, or else the tokenizer's. Raises Refused."""
+    """`data.chat_template`, a template or a file with one, or else that of the model. Raises Refused."""
     own = cfg.chat_template
+    if own is None and cfg.images_column is not None:
+        own = vision.chat_template(tokenizer.name_or_path)
     if own is None:
         if tokenizer.chat_template is None:
             fix = "set data.chat_template, or data.chat=false and data.template"
@@ -221,6 +232,16 @@ def chat_template(cfg: Data, tokenizer: Any) -> str:
         return own if "{" in own else Path(own).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"data.chat_template={own} is no template, and no file with one: {error}") from error
+
+
+def parts(text: str) -> list[dict[str, str]]:
+    """A message's text and the images in it, as chat templates take them.
+
+    >>> parts("see <image>!")
+    [{'type': 'text', 'text': 'see '}, {'type': 'image'}, {'type': 'text', 'text': '!'}]
+    """
+    pieces = re.split(f"({MARK})", text)
+    return [{"type": "image"} if piece == MARK else {"type": "text", "text": piece} for piece in pieces if piece]
 
 
 def _runs(mask: list[int]) -> list[Span]:

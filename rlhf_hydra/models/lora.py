@@ -130,7 +130,8 @@ def forget_quantization(model: Any) -> None:
 
 
 def targets(model: Any, wanted: list[str], head: str | None = None) -> list[str]:
-    """Ends of the names of the layers that get adapters: `wanted`, or all linear layers but output layer and head."""
+    """Ends of the names of the layers that get adapters: `wanted`, or all linear layers of the language model but
+    output layer and head; whole names where what reads images may have the same ends."""
     layers = {name.replace(".base_layer", ""): m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     layers = {name: m for name, m in layers.items() if ".lora_" not in name}
     output = model.get_output_embeddings()
@@ -144,7 +145,9 @@ def targets(model: Any, wanted: list[str], head: str | None = None) -> list[str]
         if any(f".{name}".endswith(f".{w}") for w in wanted):
             says = "learns as a whole" if name == head else "is the embedding too, which would not follow"
             raise BadTargets(f"lora.targets: {name} {says}; name other layers: {', '.join(inner)}")
-    return wanted or inner
+    language = set(model.get_decoder().modules())
+    own = {name for name in layers.keys() - last if layers[name] in language}
+    return wanted or (inner if own == layers.keys() - last else sorted(own))
 
 
 def merged(model: nn.Module, weights: Weights) -> Iterator[tuple[str, Tensor]]:

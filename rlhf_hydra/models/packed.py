@@ -5,7 +5,7 @@ A packed micro-batch is one row of N = sum of lengths tokens. Registered as an a
 would see each other, or their scores would be wrong, without an error. Cost is sum(length^2), not N^2.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -35,6 +35,10 @@ class NotPackable(Failure):
         return cls(f"model.path: models of type `{config.model_type}` cannot be trained without padding: {reason}")
 
 
+class NoImages(Failure, ValueError):
+    """A model or a part of a run that cannot do with images; the message says which."""
+
+
 @dataclass(frozen=True)
 class Packed:
     """The tokens of b rows, end to end, and where their M response tokens came from."""
@@ -52,9 +56,17 @@ class Packed:
     """Row and column of each target in the batch."""
     shape: tuple[int, int]
     """[b, T] of the batch."""
+    images: tuple[bytes, ...] = ()
+    """Files of the images of all rows."""
 
-    def model_inputs(self) -> dict[str, Any]:
-        return {"input_ids": self.input_ids, "position_ids": self.position_ids, "sequence_lengths": self.lengths}
+    def model_inputs(self, look: "Callable[[Packed], dict[str, Any]] | None" = None) -> dict[str, Any]:
+        """`look`: what a model that reads images is told about them. NoImages if there are some and it is missing."""
+        inputs = {"input_ids": self.input_ids, "position_ids": self.position_ids, "sequence_lengths": self.lengths}
+        if not self.images:
+            return inputs
+        if look is None:
+            raise NoImages("there are images (data.images_column) for a model that reads none")
+        return inputs | look(self)
 
     def unpack(self, values: Tensor) -> Tensor:
         """[M] -> [b, T], 0 where there is no response token."""
@@ -76,6 +88,7 @@ def pack(batch: RolloutBatch) -> Packed:
         targets=batch.tokens[rows, places],
         where=(rows, places),
         shape=(len(batch), width),
+        images=tuple(image for row in batch.images or () for image in row),
     )
 
 

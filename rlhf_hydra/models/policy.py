@@ -2,16 +2,17 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM
 
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.models.lora import Adapters, load_options
-from rlhf_hydra.models.packed import ATTENTION, Packed, check_packable
+from rlhf_hydra.models.packed import Packed, check_packable
+from rlhf_hydra.models.vision import Vision, load_lm, reads_images
 
 Entropy = Literal["none", "value", "gradient"]
 """What is computed of it: nothing (zeros), the number, or the number with its gradient, which costs as many logits."""
@@ -49,6 +50,9 @@ class PolicyModel(nn.Module):
     chunks that the backward pass makes again, so that they are never all in memory.
     """
 
+    vision: Vision | None = None
+    """Of a model that reads images."""
+
     def __init__(self, lm: nn.Module, logits_at_once: int = LOGITS_AT_ONCE, router: bool = False) -> None:
         super().__init__()
         self.lm: Any = lm
@@ -60,13 +64,13 @@ class PolicyModel(nn.Module):
         cls, folder: str, trust_remote_code: bool = False, router: bool = False, adapters: Adapters | None = None
     ) -> Self:
         """`router`: also compute the router loss. NoExperts if the model has none."""
-        lm = AutoModelForCausalLM.from_pretrained(
-            folder, attn_implementation=ATTENTION, trust_remote_code=trust_remote_code, **load_options(adapters)
-        )
+        lm = load_lm(folder, packed=True, trust_remote_code=trust_remote_code, **load_options(adapters))
         check_packable(lm)
         if adapters is not None:
             adapters.attach(lm)
-        return cls(lm, router=router)
+        model = cls(lm, router=router)
+        model.vision = Vision(folder, lm.config) if reads_images(lm.config) else None
+        return model
 
     def forward(self, packed: Packed, temperature: float, entropy: Entropy = "gradient") -> Outputs:
         """Of softmax(logits / temperature)."""
@@ -80,7 +84,8 @@ class PolicyModel(nn.Module):
     def read(self, packed: Packed, compute: Compute, *others: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """`compute` on the logits [M, V] at `packed.before` and on `others` [M, ...], which gives tensors [M]; and the
         router loss, `Outputs.router`."""
-        inputs = {**packed.model_inputs(), "use_cache": False}
+        look = None if self.vision is None else partial(self.vision.packed, self.lm)
+        inputs = {**packed.model_inputs(look), "use_cache": False}
         if self.balance is not None:
             inputs["output_router_logits"] = True
         if scales_logits(self.lm):
@@ -99,7 +104,7 @@ class PolicyModel(nn.Module):
         """
         layer = self.lm.get_output_embeddings()
         project = layer.forward
-        size = max(1, self.logits_at_once // self.lm.config.vocab_size)
+        size = max(1, self.logits_at_once // self.lm.config.get_text_config().vocab_size)
 
         def one(hidden: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
             return compute(project(hidden), *others)

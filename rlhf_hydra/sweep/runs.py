@@ -43,7 +43,7 @@ class Trial:
     name: str
     folder: Path
     state: str
-    """waiting, queued, running, done, failed, killed, stopped, pruned, or unfinished: nobody wrote down how it ended."""
+    """waiting, queued, running, done, failed, killed, stopped, pruned, or unfinished: nobody said how it ended."""
     overrides: dict[str, str]
     """What was asked for: `{"algo.kl.coef": "0.01"}`."""
     words: list[str]

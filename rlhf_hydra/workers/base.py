@@ -1,5 +1,6 @@
 """What the workers that hold a model share: a shard of rows, and one pass over its micro-batches."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.data.packing import Bins
 from rlhf_hydra.models.lora import Adapters, merged
+from rlhf_hydra.models.vision import chat_template
 from rlhf_hydra.strategy.base import Trainer, contagious, dtype_of
 
 
@@ -62,6 +64,10 @@ def update(trainer: Trainer, role: str, *parts: tuple[Shard, Share]) -> dict[str
     return metrics | {f"{role}/{name}": value for name, value in trainer.step().items()}
 
 
+PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""Files that say how images become pixels, of models that read some."""
+
+
 def write_model(
     model: Any,
     weights: Callable[[], Iterator[tuple[str, Tensor]]],
@@ -70,8 +76,8 @@ def write_model(
     folder: Path,
     adapters: Adapters | None = None,
 ) -> None:
-    """The transformers `model` with these `weights` as a Hugging Face folder, and the tokenizer of another folder; and,
-    or instead, its adapters.
+    """The transformers `model` with these `weights` as a Hugging Face folder, and the tokenizer of another folder, with
+    what it knows of images; and, or instead, its adapters.
 
     All ranks must come here, since the weights may be sharded; those without a `tokenizer` write nothing.
     """
@@ -82,8 +88,13 @@ def write_model(
         state = {name: tensor.to(dtype_of(dtype)).cpu() for name, tensor in merged(model, weights())}
         if writes:
             model.save_pretrained(folder, state_dict=state)
-    if writes:
-        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    if tokenizer is not None:
+        words = AutoTokenizer.from_pretrained(tokenizer)
+        words.chat_template = chat_template(tokenizer) or words.chat_template
+        words.save_pretrained(folder)
+        for name in PROCESSOR:
+            if (Path(tokenizer) / name).exists():
+                shutil.copy(Path(tokenizer) / name, folder)
 
 
 def add(total: dict[str, float], metrics: dict[str, Tensor]) -> None:

@@ -80,11 +80,11 @@ class Echo:
     def __init__(self, rank):
         self.rank, self.awake, self.calls = rank, False, []
 
-    def generate(self, prompts, seeds, sampling):
+    def generate(self, prompts, seeds, sampling, images):
         assert self.awake
         return [Response([*p, s], [0.0] * (len(p) + 1), truncated=False) for p, s in zip(prompts, seeds, strict=True)]
 
-    def logprobs(self, sequences):
+    def logprobs(self, sequences, images):
         return [[float(self.rank.index)] * len(s) for s in sequences]
 
     def wake(self):

@@ -78,6 +78,8 @@ OTHERS = [
     ("data=toy", set()),
     ("data=gsm8k model=smollm2-135m", set()),
     ("data=gsm8k", {"letters_only"}),  # model=tiny writes no numbers
+    ("data=geometry3k algo=grpo model=qwen2.5-vl-7b cluster=a100x8", set()),
+    ("data=geometry3k model=smollm2-135m", {"images"}),  # algo=ppo has a critic
     ("data=jsonl", {"data_source"}),  # needs data.path
     ("data=jsonl data.path=org/prompts", set()),
     ("data=blend", set()),

@@ -69,6 +69,18 @@ MISTAKES = {
         "reward.outcome=none: rewards each step, and algo=rloo compares whole responses",
         "Set reward.outcome=min, for example, or take algo=ppo or algo=reinforce.",
     ],
+    "algo=sft model=qwen2.5-vl-7b data=jsonl data.path=conf data.response_column=a data.images_column=image": [
+        "data.images_column=image (command line): only a chat template says how a model is shown an image",
+        "Set data.chat=true.",
+    ],
+    "algo=rm model=tiny data=jsonl data.path=conf data.chat=true data.images_column=image": [
+        "algo=rm learns from text alone",
+        "model=tiny reads letters",
+    ],
+    "algo=ppo model=qwen2.5-vl-7b data=geometry3k reward=model reward.path=a/b": [
+        "the critic of algo=ppo reads text alone",
+        "reward is a model that reads text alone",
+    ],
     "reward=process reward.path=org/judge reward.template=step": ["reward.template", "has no {step}"],
     "steps=0": ["steps=0 (command line): must be at least 1"],
     "rollout.prompts_per_step=16 rollout.samples_per_prompt=8 policy.samples_per_update=100": [

@@ -7,12 +7,13 @@ import pytest
 from rlhf_hydra.config.store import find_conf_dir
 
 # What the facts leave open: width of the feed-forward layers, width of a head, biases of q, k and v, norms of q and k,
-# and whether the output shares the embedding's weights.
+# whether the output shares the embedding's weights, and what reads images.
 REST: dict[str, dict[str, Any]] = {
     "tiny": dict(ffn=256, head=32),
     "smollm2-135m": dict(ffn=1536, head=64, tied=True),
     "qwen2.5-0.5b": dict(ffn=4864, head=64, tied=True, bias=True),
     "qwen2.5-7b": dict(ffn=18944, head=128, bias=True),
+    "qwen2.5-vl-7b": dict(ffn=18944, head=128, bias=True, eyes=676_550_144),
     "qwen3-8b": dict(ffn=12288, head=128, qk_norm=True),
     "llama3-8b": dict(ffn=14336, head=128),
     "llama3-70b": dict(ffn=28672, head=128),
@@ -20,12 +21,14 @@ REST: dict[str, dict[str, Any]] = {
 }
 
 
-def parameters(model, ffn: int, head: int, tied: bool = False, bias: bool = False, qk_norm: bool = False) -> int:
+def parameters(
+    model, ffn: int, head: int, tied: bool = False, bias: bool = False, qk_norm: bool = False, eyes: int = 0
+) -> int:
     q, kv = model.heads * head, 2 * model.kv_heads * head
     attention = model.hidden_size * (q + kv + q) + (q + kv) * bias + 2 * head * qk_norm
     layer = attention + 3 * model.hidden_size * ffn + 2 * model.hidden_size
     embedding = model.vocab_size * model.hidden_size * (1 if tied else 2)
-    return embedding + model.layers * layer + model.hidden_size
+    return embedding + model.layers * layer + model.hidden_size + eyes
 
 
 @pytest.mark.parametrize("name", REST)

@@ -3,8 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as arrow
 import pytest
+from eyes import END, IMAGE, START, png
 from letters import CHAT, letters
+from pyarrow import parquet
+from transformers import AutoTokenizer
 
 from rlhf_hydra.config import schema
 from rlhf_hydra.config.compose import Composer
@@ -49,6 +53,16 @@ CARDS: list[tuple[str, tuple[str, ...], Any, dict[str, Any], list[str]]] = [
     ("math_shepherd", ("data.steps_column=label",), PRM, AUTHORS, ["ки", "ки"]),
 ]
 """Choice, further keys, objective, a row, and what is learned of it."""
+
+
+def test_problems_with_drawings(preset, tmp_path, tiny_eyes):
+    """Its columns of images hold a list of {bytes, path}."""
+    row = {"images": [{"bytes": png(0), "path": None}], "problem": "<image>find a", "answer": "3"}
+    parquet.write_table(arrow.Table.from_pylist([row]), tmp_path / "train.parquet")
+    cfg = replace(preset("geometry3k", "model=qwen2.5-vl-7b"), path=str(tmp_path), label_column="answer")
+    (prompt,), _ = load_prompts(cfg, AutoTokenizer.from_pretrained(tiny_eyes), 40)
+    assert prompt.tokens[:8] == [START, *[IMAGE] * 6, END]
+    assert (prompt.images, prompt.label, prompt.metadata) == ([png(0)], "3", {})
 
 
 @pytest.mark.parametrize(("name", "keys", "algo", "row", "learned"), CARDS)

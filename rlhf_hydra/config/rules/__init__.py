@@ -6,7 +6,7 @@ Each rule is a small function that yields what is wrong; its name is the name of
 from collections.abc import Callable, Iterator
 
 from rlhf_hydra.config.errors import Problem
-from rlhf_hydra.config.rules import algorithm, batches, data, memory, models, placement, reward, task
+from rlhf_hydra.config.rules import algorithm, batches, data, images, memory, models, placement, reward, task
 from rlhf_hydra.config.schema import RunConfig
 
 Rule = Callable[[RunConfig], Iterator[Problem]]
@@ -16,6 +16,7 @@ RULES: list[Rule] = [
     data.data_source,
     data.data_template,
     data.blend_sources,
+    images.images,
     data.row_length,
     models.model_folder,
     task.best_metric,

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from rlhf_hydra.batch import Images
 from rlhf_hydra.config.schema import Engine, Rollout
 
 
@@ -64,11 +65,14 @@ class EngineWorker(Protocol):
     version: int
     """Of the weights in it; -1 before the first update."""
 
-    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Response]:
-        """One response per entry. It depends on its prompt, its seed and the weights, not on its neighbours
-        (up to rounding): however the rows are dealt to engines, the result is the same."""
+    def generate(
+        self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling, images: Images = ()
+    ) -> list[Response]:
+        """One response per entry, in which no token stands for an image. It depends on its prompt, its seed and the
+        weights, not on its neighbours (up to rounding): however the rows are dealt to engines, the result is the same.
+        """
 
-    def logprobs(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+    def logprobs(self, sequences: Sequence[list[int]], images: Images = ()) -> list[list[float]]:
         """Entry t is log p(token_t | tokens_<t) at temperature 1; entry 0 is 0.0."""
 
     def begin_update(self) -> None: ...

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from rlhf_hydra.batch import Images
 from rlhf_hydra.config.schema import Engine
+from rlhf_hydra.models.packed import NoImages
+from rlhf_hydra.models.vision import Vision, image_tokens, load_lm
 from rlhf_hydra.workers.engine.base import Response, Sampling, check_requests, end_tokens
 from rlhf_hydra.workers.engine.cache import roomy_cache
 from rlhf_hydra.workers.engine.sampling import draw, uniforms
@@ -31,9 +34,9 @@ class HFEngine:
         self.context_tokens = context_tokens
         self.device = torch.device(device)
         self.tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype=getattr(torch, cfg.dtype), trust_remote_code=trust_remote_code
-        )
+        model = load_lm(model_dir, dtype=getattr(torch, cfg.dtype), trust_remote_code=trust_remote_code)
+        self.barred = image_tokens(model.config)
+        self.vision = Vision(model_dir, model.config) if self.barred else None
         self.ends = end_tokens(self.tokenizer.eos_token_id, model.generation_config.eos_token_id)
         self.model = model.to(self.device).eval()
         matrices = [weight.numel() for weight in model.parameters() if weight.dim() == 2]
@@ -42,21 +45,24 @@ class HFEngine:
         self._missing: set[int] = set()
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Response]:
+    def generate(
+        self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling, images: Images = ()
+    ) -> list[Response]:
         check_requests(prompts, seeds, sampling, self.context_tokens)
         found: dict[int, Response] = {}
         for rows in self._batches(prompts):
             with one_thread(self.matrix_size * len(rows) <= SMALL_PRODUCT):
-                batch = self._decode([prompts[i] for i in rows], [seeds[i] for i in rows], sampling)
+                batch = self._decode([prompts[i] for i in rows], [seeds[i] for i in rows], sampling, seen(images, rows))
             found.update(zip(rows, batch, strict=True))
         return [found[i] for i in range(len(prompts))]
 
     @torch.inference_mode()
-    def logprobs(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+    def logprobs(self, sequences: Sequence[list[int]], images: Images = ()) -> list[list[float]]:
         found: dict[int, list[float]] = {}
         for rows in self._batches(sequences):
             tokens, mask = _pad([sequences[i] for i in rows], "right", self.device)
-            logits = self.model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, :-1]
+            shown = self._shown(tokens, mask, seen(images, rows))
+            logits = self.model(input_ids=tokens, attention_mask=mask, use_cache=False, **shown).logits[:, :-1]
             chosen = logits.float().log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1).tolist()
             found.update((i, [0.0, *chosen[k]][: len(sequences[i])]) for k, i in enumerate(rows))
         return [found[i] for i in range(len(sequences))]
@@ -98,9 +104,20 @@ class HFEngine:
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         return [order[i : i + self.max_sequences] for i in range(0, len(order), self.max_sequences)]
 
-    def _decode(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> list[Response]:
+    def _shown(self, tokens: Tensor, mask: Tensor, images: list[bytes]) -> dict[str, Tensor]:
+        """What the model is told about images, the tokens' positions included; nothing where there are none."""
+        if not images:
+            return {}
+        if self.vision is None:
+            raise NoImages("engine: there are images (data.images_column) for a model that reads none")
+        return self.vision.inputs(self.model, tokens, mask, images)
+
+    def _decode(
+        self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, images: list[bytes]
+    ) -> list[Response]:
         tokens, mask = _pad(prompts, "left", self.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        shown = self._shown(tokens, mask, images)
+        positions = shown.pop("position_ids", (mask.cumsum(-1) - 1).clamp(min=0))
         uniform = uniforms(seeds, sampling.max_tokens).to(self.device)
         cache = roomy_cache(self.model.config)
         padded = not mask.all()
@@ -114,19 +131,23 @@ class HFEngine:
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **shown,
             ).logits[:, -1]
-            token, logprob = draw(logits, uniform[:, step], sampling, self.ends if step < sampling.min_tokens else ())
+            shown = {}  # the cache has seen them
+            barred = self.barred + (self.ends if step < sampling.min_tokens else [])
+            token, logprob = draw(logits, uniform[:, step], sampling, barred)
             for row, chosen, score in zip(active, token.tolist(), logprob.tolist(), strict=True):
                 row.append(chosen, score)
                 row.ended = self._ends(row.tokens, sampling)
             going = _closed_up([not row.ended for row in active])
             if not going:
                 break
-            tokens, positions = token.unsqueeze(1), positions[:, -1:] + 1
+            tokens, positions = token.unsqueeze(1), positions[..., -1:] + 1
             if len(going) < len(active):
                 index = torch.tensor(going, device=self.device)
                 cache.batch_select_indices(index)
-                tokens, positions, mask, uniform = tokens[index], positions[index], mask[index], uniform[index]
+                tokens, mask, uniform = tokens[index], mask[index], uniform[index]
+                positions = positions.index_select(-2, index)
                 active = [active[k] for k in going]
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
         return [Response(row.tokens, row.logprobs, truncated=not row.ended) for row in rows]
@@ -156,6 +177,11 @@ class _Row:
     def append(self, token: int, logprob: float) -> None:
         self.tokens.append(token)
         self.logprobs.append(logprob)
+
+
+def seen(images: Images, rows: Sequence[int]) -> list[bytes]:
+    """The images of these rows, one after the other."""
+    return [image for row in rows for image in images[row]] if images else []
 
 
 def _closed_up(going: list[bool]) -> list[int]:

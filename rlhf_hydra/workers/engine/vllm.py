@@ -3,11 +3,17 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import AutoConfig
 
+from rlhf_hydra.batch import Images
 from rlhf_hydra.config.schema import Engine
+from rlhf_hydra.models.packed import NoImages
+from rlhf_hydra.models.vision import image_tokens, picture
 from rlhf_hydra.workers.engine.base import Response, Sampling, check_requests
 
 ENVIRONMENT = {
@@ -18,12 +24,23 @@ ENVIRONMENT = {
 }
 
 
+BARRED = -100.0
+"""Added to the logit of a token that must not be sampled: the least that vLLM takes."""
+
+
 class VLLMEngine:
     """See `EngineWorker`. With `tensor_parallel` > 1 vLLM starts one process per GPU on this node."""
 
     def __init__(self, model_dir: str, cfg: Engine, context_tokens: int, *, trust_remote_code: bool = False) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        config = AutoConfig.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
+        barred = image_tokens(config)
+        if barred and find_spec("torchvision") is None:
+            says = f"vLLM runs models of type `{config.model_type}` with torchvision only, which is not installed"
+            raise NoImages(f"engine.name: {says}; install the one that goes with torch, or set engine.name=hf")
+        self.barred = dict.fromkeys(barred, BARRED) or None
+        self.image_token = barred[0] if barred else -1
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -47,10 +64,13 @@ class VLLMEngine:
             enable_sleep_mode=self.can_sleep,
             logprobs_mode="raw_logprobs",
             use_tqdm_on_load=False,
+            limit_mm_per_prompt={"video": 0} if barred else None,
             **memory,
         )
 
-    def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Response]:
+    def generate(
+        self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling, images: Images = ()
+    ) -> list[Response]:
         from vllm import SamplingParams
 
         check_requests(prompts, seeds, sampling, self.context_tokens)
@@ -64,6 +84,7 @@ class VLLMEngine:
                 min_tokens=sampling.min_tokens,
                 max_tokens=sampling.max_tokens,
                 stop=list(sampling.stop),
+                logit_bias=self.barred,
                 include_stop_str_in_output=True,
                 skip_special_tokens=False,
                 detokenize=bool(sampling.stop),
@@ -72,10 +93,10 @@ class VLLMEngine:
             )
             for seed in seeds
         ]
-        outputs = [result.outputs[0] for result in self._run(prompts, params)]
+        outputs = [result.outputs[0] for result in self._run(prompts, params, images)]
         return [Response(list(o.token_ids), o.logprobs.logprobs, o.finish_reason == "length") for o in outputs]
 
-    def logprobs(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+    def logprobs(self, sequences: Sequence[list[int]], images: Images = ()) -> list[list[float]]:
         """The last token is not read but forced as the response, so that a sequence may fill the context."""
         from vllm import SamplingParams
 
@@ -93,7 +114,8 @@ class VLLMEngine:
             for i in rows
         ]
         found = [[0.0][: len(tokens)] for tokens in sequences]
-        for i, result in zip(rows, self._run([sequences[i][:-1] for i in rows], params), strict=True):
+        heads, shown = [sequences[i][:-1] for i in rows], [images[i] for i in rows] if images else ()
+        for i, result in zip(rows, self._run(heads, params, shown), strict=True):
             found[i] += [*result.prompt_logprobs.logprobs, *result.outputs[0].logprobs.logprobs]
         return found
 
@@ -110,6 +132,7 @@ class VLLMEngine:
             )
         self.llm.collective_rpc(_finish)
         self.llm.reset_prefix_cache()
+        self.llm.llm_engine.engine_core.reset_encoder_cache()  # what the old weights saw in images
         self.version = version
 
     def renew(self) -> None:
@@ -130,8 +153,14 @@ class VLLMEngine:
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
 
-    def _run(self, prompts: Sequence[list[int]], params: list[Any]) -> list[Any]:
-        return self.llm.generate([{"prompt_token_ids": list(p)} for p in prompts], params, use_tqdm=False)
+    def _run(self, prompts: Sequence[list[int]], params: list[Any], images: Images = ()) -> list[Any]:
+        """vLLM makes as many tokens of each image as it has; so it is given one."""
+        asked: list[Any] = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        for request, shown in zip(asked, images, strict=bool(images)):
+            if shown:
+                request["prompt_token_ids"] = once(request["prompt_token_ids"], self.image_token)
+                request["multi_modal_data"] = {"image": [picture(image) for image in shown]}
+        return self.llm.generate(asked, params, use_tqdm=False)
 
     def _temper(self, temperature: float) -> None:
         """Divide all logits by `temperature` from now on.
@@ -143,6 +172,15 @@ class VLLMEngine:
         if temperature != self.temperature:
             self.llm.apply_model(partial(_divide_logits, temperature=temperature))
             self.temperature = temperature
+
+
+def once(tokens: list[int], token: int) -> list[int]:
+    """Each run of `token` as a single one.
+
+    >>> once([1, 9, 9, 9, 2, 9, 3], 9)
+    [1, 9, 2, 9, 3]
+    """
+    return [t for before, t in pairwise([-1, *tokens]) if t != token or before != token]
 
 
 # Run inside vLLM's workers.
