@@ -163,6 +163,7 @@ class Slurm:
         return Element(trial, "", executor.job_class(executor.folder, before.job))
 
     def begin(self, trial: Trial, title: str, env: Mapping[str, str]) -> Element:
+        (trial.folder / OUTPUT).touch()  # to be read, even if it never leaves the queue
         self.waiting.append(Element(trial, title))
         return self.waiting[-1]
 

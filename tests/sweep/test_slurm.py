@@ -18,7 +18,7 @@ from rlhf_hydra.sweep.berths import Berths
 from rlhf_hydra.sweep.launch import Launcher, Listed
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.slurm import Element, Queue, Slurm, parameters, require_slurm
-from rlhf_hydra.sweep.status import read, write
+from rlhf_hydra.sweep.status import ended, read, write
 from rlhf_hydra.sweep.table import Screen
 
 submitit = pytest.importorskip("submitit")
@@ -100,6 +100,14 @@ def test_a_job_that_left_no_exit_code_has_that_of_its_state(plan, tmp_path, stat
     element.gone_at -= 15
     assert element.poll() == code
     assert f"Slurm says: {state.split()[0]}" in (trial.folder / "output.log").read_text()
+
+
+def test_a_trial_that_never_left_the_queue_can_be_ended(plan):
+    trial = next(iter(plan("seed=1").trials.values()))
+    element = Slurm(lambda: None).begin(trial, "attempt 1")
+    assert element.poll() is None and not element.has_begun()
+    element.kill()
+    assert ended(trial.status, element.wait(), 0.0, trial.folder / "output.log").state == "killed"
 
 
 class Gone:
