@@ -21,6 +21,8 @@ def print_report(report: Report, console: Console) -> None:
     for name, found in report.signs.items():
         console.print(Text(f"sign of reward hacking in {name}: {'; '.join(found)}", style="yellow"), soft_wrap=True)
     for trial in report.failures:
+        if trial.state == "pruned":
+            continue  # was meant to end
         console.print(Text(f"{trial.name} {trial.state}: {last_word(trial)}", style="red"), soft_wrap=True)
     for note in report.notes:
         console.print(Text(note, style="dim"), soft_wrap=True)
