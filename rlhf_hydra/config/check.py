@@ -1,6 +1,6 @@
 """Everything that is wrong with a run, found before anything is started.
 
-Allowed values and ranges of single keys stand in `schema.py`, the rules that span several in `rules/`.
+Allowed values and ranges of single keys stand in `schema/`, the rules that span several in `rules/`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

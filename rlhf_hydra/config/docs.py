@@ -20,7 +20,7 @@ from rlhf_hydra.config.schema import RunConfig
 HEADER = """\
 # Every key of a run
 
-Written by `python -m rlhf_hydra.config.docs` from `rlhf_hydra/config/schema.py`; change it there.
+Written by `python -m rlhf_hydra.config.docs` from `rlhf_hydra/config/schema/`; change it there.
 
 A key is set on the command line (`policy.optim.lr=1e-6`) or in a YAML file under `conf/`. The defaults below are those
 of the schemas; a choice such as `algo=grpo` or `cluster=a100x8` is a file that says what it changes. `--cfg job` prints
