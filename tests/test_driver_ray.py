@@ -10,9 +10,11 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from driving import SMALL, largest_difference, metrics, processes_with, run
+from driving import SMALL, algorithms, largest_difference, metrics, processes_with, run
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
+
+from rlhf_hydra.config.schema import Supervised
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -175,25 +177,24 @@ def nothing_is_left(ray) -> bool:
 
 
 LESSONS = ["model=tiny", "data=toy", "data.rows=40", "policy.samples_per_update=8", "eval.every=3", "steps=4"]
-TWO_WORKERS = ["cluster.placement.policy.workers=2", "strategy.zero_stage=2"]
+
+
+BESIDE = {
+    "dpo": ["policy.lora.rank=128"],
+    "kd": ["algo.teacher.path=builtin:tiny", "algo.top_k=3"],
+}
 
 
 @pytest.mark.deepspeed
-@pytest.mark.parametrize("options", [["algo=sft"], ["algo=dpo", "policy.lora.rank=128"]])
-def test_a_supervised_run_over_two_workers_gives_the_numbers_of_this_process(options, ray_cluster, tmp_path):
-    """The reference is asked by two workers as well, which then make room."""
+@pytest.mark.parametrize("algo", algorithms(Supervised))
+def test_a_supervised_run_over_two_workers_gives_the_numbers_of_this_process(algo, ray_cluster, tmp_path):
+    """The reference is asked by two workers as well, which then make room; a teacher is sharded with its student."""
+    options = [f"algo={algo}", *BESIDE.get(algo, ())]
+    stage = f"strategy.zero_stage={3 if algo == 'kd' else 2}"
     local = run(tmp_path / "local", *LESSONS, *options)
-    two = run(tmp_path / "two", "cluster=cpu", *LESSONS, *options, *TWO_WORKERS)
+    two = run(tmp_path / "two", "cluster=cpu", *LESSONS, *options, "cluster.placement.policy.workers=2", stage)
     assert largest_difference(local, two) < 1e-3
     assert two[-1]["eval/loss"] < two[0]["eval/loss"]
-    if "policy.lora.rank=128" in options:
+    if algo == "dpo":
         assert_adapters_are_the_model(tmp_path / "two")
     assert nothing_is_left(ray_cluster)
-
-
-@pytest.mark.deepspeed
-def test_a_teacher_is_sharded_with_its_student(ray_cluster, tmp_path):
-    options = ["algo=kd", "algo.teacher.path=builtin:tiny", "algo.top_k=3"]
-    local = run(tmp_path / "local", *LESSONS, *options)
-    seats = [*TWO_WORKERS, "strategy.zero_stage=3"]
-    assert largest_difference(local, run(tmp_path / "two", "cluster=cpu", *LESSONS, *options, *seats)) < 1e-3
