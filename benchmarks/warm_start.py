@@ -77,7 +77,8 @@ def report(best: dict[tuple[bool, int], Trial]) -> None:
     for warm, number in sorted(best):
         one = best[warm, number]
         way = f"{'warm' if warm else 'cold'}, trial {number}"
-        print(f"{way}   engine {one.engine} in {one.engine_s:5.1f} s   first step after {one.first_step_s:5.1f} s")
+        engine = f"engine {one.engine + ' in':<14} {one.engine_s:5.1f} s"
+        print(f"{way}   {engine}   first step after {one.first_step_s:5.1f} s")
     cold, warm_ = best[False, 1], best[True, 1]
     engine, step = warm_.engine_s / cold.engine_s, warm_.first_step_s / cold.first_step_s
     print(

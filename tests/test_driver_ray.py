@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from rlhf_hydra.config.schema import Supervised
 
+from rlhf_hydra.interrupts import Interrupts, Stopped
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 OVER_RAY = ["cluster=cpu", "engine.name=hf"]
@@ -113,6 +115,22 @@ def test_an_exception_in_a_worker_is_shown_and_leaves_nothing(ray_cluster, tmp_p
     assert "reward worker 0 failed in `score`" in said
     assert "no such answer" in said
     assert nothing_is_left(ray_cluster)
+
+
+def test_a_signal_ends_a_long_wait_for_a_worker(ray_cluster):
+    """The call that is waited for sends it, and never returns."""
+    from rlhf_hydra.cluster.ray_group import Future
+
+    driver = os.getpid()
+
+    def call():
+        os.kill(driver, signal.SIGTERM)
+        signal.pause()
+
+    ref = ray_cluster.remote(call).remote()
+    with pytest.raises(Stopped), Interrupts():
+        Future("policy", "step", [ref]).get()
+    ray_cluster.cancel(ref, force=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

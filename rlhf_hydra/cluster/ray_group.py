@@ -71,13 +71,19 @@ class Future:
         # Whichever worker fails first ends the wait: its peers may be stuck in a collective with it.
         waiting = list(self.refs)
         while waiting:
-            done, waiting = ray.wait(waiting, num_returns=1)
+            done, waiting = self._first(waiting)
             try:
                 ray.get(done)
             except ray.exceptions.RayError as error:
                 rank = self.refs.index(done[0])
                 raise WorkerFailed(f"{self.role} worker {rank} failed in `{self.method}`: {_reason(error)}") from error
         return ray.get(self.refs)
+
+    def _first(self, waiting: list[Any]) -> tuple[list[Any], list[Any]]:
+        try:
+            return ray.wait(waiting, num_returns=1)
+        except SystemError as error:  # as which Ray passes on what the handler of a signal has raised
+            raise error.__cause__ or error from None
 
 
 class RayGroup:
