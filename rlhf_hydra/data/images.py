@@ -48,6 +48,7 @@ class Gallery:
         self.cfg, self.column = cfg, str(cfg.images_column)
         self.home = home(cfg).absolute()
         self.vision = Vision.load(renderer.tokenizer.name_or_path)
+        assert self.vision.processor  # without one, no image is at fault
 
     def around(self, make: Format) -> Format:
         """`make`, for rows with images."""

@@ -31,10 +31,13 @@ class Vision:
 
     @cached_property
     def processor(self) -> Any:
-        """Transformers' own image processor: on torchvision where that is installed, otherwise on Pillow."""
+        """Transformers' own image processor: on torchvision where that is installed, otherwise on Pillow. NoImages."""
         from transformers import AutoImageProcessor
 
-        return AutoImageProcessor.from_pretrained(self.folder)
+        try:
+            return AutoImageProcessor.from_pretrained(self.folder)
+        except (ImportError, OSError) as error:
+            raise NoImages(f"model.path: {self.folder} gives no image processor: {error}") from error
 
     @property
     def identity(self) -> str:

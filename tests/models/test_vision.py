@@ -1,6 +1,7 @@
 """Models that read images: packed equals padded, and what is refused."""
 
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,6 +83,12 @@ def test_a_model_that_reads_text_alone_is_refused(tiny, batch):
 def test_adapters_go_into_the_language_model(tiny_eyes):
     layers = targets(load_lm(tiny_eyes), [])
     assert len(layers) == 2 * 7 and not any("visual" in layer for layer in layers)  # q k v o gate up down of two
+
+
+def test_a_model_without_its_image_processor_is_refused(tiny_eyes, tmp_path):
+    (tmp_path / "config.json").write_text((Path(tiny_eyes) / "config.json").read_text())
+    with pytest.raises(NoImages, match="gives no image processor"):
+        Vision.load(str(tmp_path)).count(SMALL)
 
 
 def test_images_are_as_many_tokens_as_they_have_patches(tiny_eyes):

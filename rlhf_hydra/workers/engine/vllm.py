@@ -64,7 +64,7 @@ class VLLMEngine:
             enable_sleep_mode=self.can_sleep,
             logprobs_mode="raw_logprobs",
             use_tqdm_on_load=False,
-            limit_mm_per_prompt={"video": 0} if barred else None,
+            **({"limit_mm_per_prompt": {"video": 0}} if barred else {}),
             **memory,
         )
 
@@ -132,7 +132,8 @@ class VLLMEngine:
             )
         self.llm.collective_rpc(_finish)
         self.llm.reset_prefix_cache()
-        self.llm.llm_engine.engine_core.reset_encoder_cache()  # what the old weights saw in images
+        if self.barred:
+            self.llm.llm_engine.engine_core.reset_encoder_cache()  # what the old weights saw in images
         self.version = version
 
     def renew(self) -> None:
