@@ -15,7 +15,6 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from rlhf_hydra.config.schema import Supervised
-
 from rlhf_hydra.interrupts import Interrupts, Stopped
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
