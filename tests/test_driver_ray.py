@@ -26,7 +26,6 @@ HAS_DASHBOARD = find_spec("aiohttp_cors") is not None
 
 @pytest.fixture(scope="module")
 def ray_cluster():
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"  # where jobs find `python`
     import ray
 
