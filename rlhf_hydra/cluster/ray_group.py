@@ -27,6 +27,8 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+HEAR_S = 1.0
+"""How long a wait for a worker may be deaf to signals."""
 GOODBYE_S = 5.0
 """How long a worker may take to free what it holds."""
 
@@ -80,10 +82,13 @@ class Future:
         return ray.get(self.refs)
 
     def _first(self, waiting: list[Any]) -> tuple[list[Any], list[Any]]:
-        try:
-            return ray.wait(waiting, num_returns=1)
-        except SystemError as error:  # as which Ray passes on what the handler of a signal has raised
-            raise error.__cause__ or error from None
+        done: list[Any] = []
+        while not done:
+            try:
+                done, rest = ray.wait(waiting, num_returns=1, timeout=HEAR_S)
+            except SystemError as error:  # as which Ray passes on what the handler of a signal has raised
+                raise error.__cause__ or error from None
+        return done, rest
 
 
 class RayGroup:
