@@ -4,9 +4,10 @@
     .venv/bin/python benchmarks/gsm8k_lessons.py --data grade-school-math/grade_school_math/data --out /tmp/lessons
 
 SFT learns 400 of the written solutions. The pairs are solutions of other models to the same question, one correct and
-one not, of the 440 questions with the shortest ones; 120 of those questions are held out. KTO reads the same solutions
-one by one. All but SFT and its distillation start from the SFT model. `--model` is a folder or hub id, `--only` repeats
-one of the five; each run keeps its folder below `--out`, with the metrics of every step.
+one not, of the 440 questions with the shortest ones; 120 of those questions are held out. KTO reads written solutions
+(desirable) and incorrect ones of models, one by one, of 200 questions, 40 of them held out. All but SFT and its
+distillation start from the SFT model. `--model` is a folder or hub id, `--only` repeats one of the five; each run keeps
+its folder below `--out`, with the metrics of every step.
 """
 
 import argparse
@@ -22,7 +23,7 @@ LESSONS = {
     "sft": "steps=10 eval.every=5 eval.limit=32 policy.samples_per_update=16",
     "rm": "steps=32 eval.every=16 policy.samples_per_update=16 strategy.dtype=bfloat16",
     "dpo": "steps=40 eval.every=20 policy.samples_per_update=16 strategy.dtype=bfloat16",
-    "kto": "steps=60 eval.every=20 policy.samples_per_update=16 strategy.dtype=bfloat16",
+    "kto": "steps=24 eval.every=12 policy.samples_per_update=16 strategy.dtype=bfloat16 policy.optim.lr=3e-5",
     "kd": "steps=6 eval.every=6 eval.limit=16 policy.samples_per_update=12 data.limit=80 algo.coef=1.0",
 }
 COLUMNS = {
@@ -61,28 +62,42 @@ def pairs(rows: Iterable[dict[str, Any]], rng: random.Random) -> list[list[dict[
     return sorted(found, key=lambda question: min(map(size, question)))
 
 
-def alone(given: Iterable[dict[str, str]], rng: random.Random) -> list[dict[str, Any]]:
-    rows = [
-        {"prompt": pair["prompt"], "response": pair[kind], "good": kind == "chosen"}
-        for pair in given
-        for kind in ("chosen", "rejected")
+def alone(rows: Iterable[dict[str, Any]], rng: random.Random) -> list[list[dict[str, Any]]]:
+    """Of each question with an incorrect solution: the written one and that, apart. The shortest 200, in any order."""
+    found = []
+    for row in rows:
+        solutions = [value for value in row.values() if isinstance(value, dict)]
+        if bad := sorted({s["solution"].strip() for s in solutions if not s["is_correct"]}):
+            found.append((row["question"], row["ground_truth"].strip(), rng.choice(bad)))
+    found.sort(key=lambda texts: len(texts[0]) + max(len(texts[1]), len(texts[2])))
+    shortest = found[:200]
+    rng.shuffle(shortest)
+    return [
+        [{"prompt": q, "response": good, "good": True}, {"prompt": q, "response": bad, "good": False}]
+        for q, good, bad in shortest
     ]
+
+
+def mixed(questions: Iterable[list[dict[str, Any]]], rng: random.Random) -> list[dict[str, Any]]:
+    rows = [row for question in questions for row in question]
     rng.shuffle(rows)
     return rows
 
 
 def prepare(data: Path, out: Path) -> None:
     """`{sft,pairs,kto}-{train,eval}.jsonl` in `out`."""
-    rng = random.Random(0)
-    questions = pairs(read(data / "example_model_solutions.jsonl"), rng)[:440]
+    solved, rng = read(data / "example_model_solutions.jsonl"), random.Random(0)
+    questions = pairs(solved, rng)[:440]
     rng.shuffle(questions)
     held = [min(question, key=size) for question in questions[:120]]
     train = [pair for question in questions[120:] for pair in question[:2] if size(pair) < 520]
     rng.shuffle(train)
     write(out / "pairs-eval.jsonl", held)
     write(out / "pairs-train.jsonl", train)
-    write(out / "kto-eval.jsonl", alone(held[:60], rng))
-    write(out / "kto-train.jsonl", alone(train, rng))
+    rng = random.Random(0)
+    single = alone(solved, rng)
+    write(out / "kto-eval.jsonl", mixed(single[:40], rng))
+    write(out / "kto-train.jsonl", mixed(single[40:], rng))
     for name, source, count in (("train", "train", 400), ("eval", "test", 64)):
         rows = [row for row in read(data / f"{source}.jsonl") if len(row["question"]) + len(row["answer"]) < 600]
         write(out / f"sft-{name}.jsonl", rows[:count])
