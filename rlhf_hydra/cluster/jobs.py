@@ -2,22 +2,20 @@
 
 What travels is the command and the folder behind `--config-dir`. Relative paths are those of the folder in which the
 head of the cluster was started, and the environment, with its keys, is that of the cluster.
+
+Every start reads this file, so what is slow to import is imported where it is used.
 """
 
-import asyncio
 import logging
 import os
 import re
 import shlex
 import signal
 import sys
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
 
 from rlhf_hydra import __version__
 from rlhf_hydra.config.failure import Failure
@@ -53,6 +51,8 @@ def run(url: str, command: str, config_dir: str | None = None) -> int:
 
     Failure if nobody answers there, or the job could not be started or followed.
     """
+    import asyncio
+
     knock(url)
     with explained(url):
         client = connect(url)
@@ -72,6 +72,10 @@ def run(url: str, command: str, config_dir: str | None = None) -> int:
 
 def knock(url: str) -> None:
     """Failure, soon, unless somebody answers."""
+    import urllib.request
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+
     try:
         urllib.request.urlopen(f"{url.rstrip('/')}/api/version", timeout=KNOCK_S).close()
     except HTTPError:
@@ -115,11 +119,13 @@ class Follower:
         """The end of what it has printed."""
 
     async def follow(self) -> None:
+        import asyncio
+
         from aiohttp import ClientError
 
-        loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         for number in Interrupts.SIGNALS:
-            loop.add_signal_handler(number, self.stop, number)
+            self.loop.add_signal_handler(number, self.stop, number)
         try:
             async for text in self.client.tail_job_logs(self.job):
                 self.last = (self.last + text)[-500:]
@@ -133,7 +139,7 @@ class Follower:
             raise KeyboardInterrupt
         self.stopped_by = number
         print("stopping: the job finishes its step and saves; Ctrl-C again leaves it alone with that", flush=True)
-        asyncio.get_running_loop().run_in_executor(None, self.client.stop_job, self.job)
+        self.loop.run_in_executor(None, self.client.stop_job, self.job)
 
 
 def exit_code(info: Any, follower: Follower) -> int:
