@@ -65,11 +65,10 @@ class DeepSpeedTrainer:
             group["lr"] = lr
         plain = self._plain_norm()
         self.steps += 1
-        unguarded = self.engine.zero_optimization_stage() == 0 and not self.engine.fp16_enabled()
-        if unguarded and not math.isfinite(plain):
+        if self.engine.zero_optimization_stage() == 0 and not math.isfinite(plain):
             self.engine.zero_grad()
             return {"grad_norm": plain, "lr": lr, "skipped": 1.0}
-        self.engine.step()  # with sharded states, or a loss scale to adapt, it checks the norm itself
+        self.engine.step()  # with sharded states it checks the norm itself
         skipped = not self.engine.was_step_applied()
         if self.average is not None and not skipped:
             self.average.update()

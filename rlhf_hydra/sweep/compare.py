@@ -79,11 +79,6 @@ class Comparison:
     curves: list[CurveDifference]
 
     @property
-    def is_equal(self) -> bool:
-        """Whether the runs agree in everything that is known of both."""
-        return not self.config and not self.provenance and all(curve.first is None for curve in self.curves)
-
-    @property
     def parting(self) -> int | None:
         """The first step at which not all numbers are the same, or that only one run has; None: there is none."""
         found = (step for curve in self.curves for step in (curve.first, curve.alone) if step is not None)

@@ -35,7 +35,7 @@ def printed(folders):
 
 def test_a_default_that_was_written_out_is_no_difference(tmp_path):
     folders, found = two(tmp_path, ["policy.optim.beta2=0.99", "outputs=/x"], ["seed=42", "engine.sleep=false"])
-    assert found.config == {} and found.is_equal
+    assert found.config == {} and found.parting is None
     assert "The configs are the same" in printed(folders)
     assert "2 of 2 metrics agree to 1e-06 over 3 steps" in printed(folders)
 
@@ -50,7 +50,6 @@ def test_config_differences_are_those_of_the_resolved_configs(tmp_path):
         "eval.every": (0, 1),
         "checkpoint.best": ("null", "eval/mean"),
     }
-    assert not found.is_equal
     assert "algo.kl.coef         0.02  0.01" in printed(folders)
 
 
@@ -75,7 +74,7 @@ def test_curve_differences_by_hand(tmp_path):
     assert reward.gaps[3] == pytest.approx(0.2)
     assert (kl.last, kl.gaps[1], kl.at, kl.first, kl.alone) == ((0.02, 0.06), 0.3, 1, 1, None)
     assert (critic.metric, critic.last, critic.gaps, critic.first) == ("critic/loss", (None, 1.0), {}, None)
-    assert not found.is_equal
+    assert found.parting == 1
     lines = {line.split()[0]: line.split()[1:] for line in printed(folders).splitlines() if "/" in line.split(" ")[0]}
     assert lines["reward/mean"] == ["0.3", "0.6", "0.2", "3", "3"]
     assert lines["critic/loss"] == ["-", "1", "-", "-", "-"]
@@ -88,7 +87,7 @@ def test_provenance_is_compared_key_by_key(tmp_path):
     (folders[1] / "provenance.json").write_text(json.dumps(other))
     found = compare(*folders)
     wanted = {"commit": ("aaa", "bbb"), "packages.torch": ("2.13.0", "2.14.0"), "packages.vllm": ("-", "0.33.0")}
-    assert found.provenance == wanted and not found.is_equal
+    assert found.provenance == wanted
     assert "packages.torch  2.13.0  2.14.0" in printed(folders)
 
 
