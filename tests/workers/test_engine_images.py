@@ -9,7 +9,7 @@ from eyes import END, IMAGE, START, VIDEO, png
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
-from rlhf_hydra.config.schema import Engine, Rollout
+from rlhf_hydra.config.schema import Engine
 from rlhf_hydra.workers.engine.base import Sampling, build_engine
 
 SMALL, WIDE = png(1, 16, 16), png(2, 40, 24)
@@ -25,8 +25,7 @@ VLLM = [
 
 @pytest.fixture(scope="module", params=["hf", pytest.param("vllm", marks=VLLM)])
 def engine(request, tiny_eyes):
-    rollout = Rollout(max_prompt_tokens=40, max_response_tokens=24)
-    engine = build_engine(tiny_eyes, Engine(name=request.param, kv_cache_gib=0.25), rollout, 512)
+    engine = build_engine(tiny_eyes, Engine(name=request.param, kv_cache_gib=0.25), 64)
     yield engine
     engine.close()
 
