@@ -79,7 +79,7 @@ def test_keeps_the_newest(keep, tmp_path):
 
 
 def test_resume_gives_everything_its_state_back(keep, tmp_path):
-    advance(*keep(every=2), range(1, 6))
+    advance(*keep(every=2), steps=range(1, 6))
     keeper, crew, part = keep(every=2)
     assert keeper.resume(latest(tmp_path)) == 4
     assert (crew.weight, part.value) == (40, 400)
@@ -140,7 +140,7 @@ def test_a_stop_right_after_a_save_saves_nothing_again(keep, tmp_path):
 
 
 def test_a_stop_right_after_resuming_saves_nothing_again(keep, tmp_path):
-    advance(*keep(every=1), [1])
+    advance(*keep(every=1), steps=[1])
     keeper, crew, part = keep()
     with pytest.raises(Stopped), keeper:
         keeper.resume(latest(tmp_path))
@@ -150,7 +150,7 @@ def test_a_stop_right_after_resuming_saves_nothing_again(keep, tmp_path):
 
 
 def test_a_stop_while_resuming_saves_nothing(keep, tmp_path):
-    advance(*keep(every=1), [1])
+    advance(*keep(every=1), steps=[1])
     keeper, crew, _ = keep()
 
     def load(folder):

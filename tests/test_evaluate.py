@@ -106,7 +106,8 @@ def test_a_run_that_is_stopped_in_an_evaluation_resumes_with_it(tmp_path):
 
 def test_other_data_another_judge_and_sources(tmp_path):
     data = tmp_path / "held-out.jsonl"
-    data.write_text("".join(json.dumps({"prompt": c, "label": c * 4, "from": s}) + "\n" for c, s in ["ax", "by", "cy"]))
+    sources = {"a": "x", "b": "y", "c": "y"}
+    data.write_text("".join(json.dumps({"prompt": c, "label": c * 4, "from": s}) + "\n" for c, s in sources.items()))
     own = ["data@eval.data=jsonl", f"eval.data.path={data}", "reward@eval.reward=rule", "eval.reward.rule=exact"]
     rows = split(run(tmp_path / "run", *GRPO, *own, "eval.every=5", "eval.source_column=from"))[1]
     assert {"eval/x/mean", "eval/y/mean", "eval/y/pass@1"} <= rows[0].keys()

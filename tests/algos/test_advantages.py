@@ -108,7 +108,7 @@ def test_rows_without_response_tokens_stay_zero():
 def test_more_padding_changes_nothing():
     r, v, mask = torch.randn(3, 5), torch.randn(3, 5), torch.rand(3, 5) < 0.7
     wide = [torch.nn.functional.pad(x, (0, 11)) for x in (r, v, mask)]
-    for narrow, padded in zip(gae(r, v, mask, 0.9, 0.8), gae(*wide, 0.9, 0.8), strict=True):
+    for narrow, padded in zip(gae(r, v, mask, 0.9, 0.8), gae(*wide, gamma=0.9, lam=0.8), strict=True):
         assert torch.equal(padded[:, :5], narrow)
 
 

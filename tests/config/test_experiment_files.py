@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -24,7 +25,7 @@ def saved(folder: Path, run, command: str = "python -m rlhf_hydra") -> Path:
     return folder
 
 
-CHOICES = {
+CHOICES: dict[str, list[Any]] = {
     "algo": ["ppo", "grpo", "dapo", "reinforce_pp"],
     "model": ["tiny", "smollm2-135m", "llama3-8b"],
     "cluster": ["local", "cpu", "a100x8"],
@@ -32,7 +33,7 @@ CHOICES = {
     "data@eval.data": ["toy"],
     "reward": ["rule", "composite"],
 }
-VALUES = {
+VALUES: dict[str, list[Any]] = {
     "algo.kl.coef": [0, 0.01, 0.03],
     "policy.optim.lr": ["1e-6", "5e-3"],
     "engine.tensor_parallel": [0, 1],

@@ -85,4 +85,4 @@ def test_a_model_that_cannot_be_packed_is_refused_by_name(refused, random_rows):
 def test_attention_that_is_not_told_where_rows_end_is_refused(qwen_models):
     attention = qwen_models[0].lm.model.layers[0].self_attn
     with pytest.raises(NotPackable, match="where rows end"):
-        packed_attention(attention, *torch.zeros(3, 1, 4, 5, 8), None)
+        packed_attention(attention, *torch.zeros(3, 1, 4, 5, 8), attention_mask=None)

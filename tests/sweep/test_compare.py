@@ -29,7 +29,7 @@ def two(tmp_path, a=(), b=(), curves=CURVES, others=None):
 
 def printed(folders):
     console = Console(file=io.StringIO(), width=120)
-    print_comparison(*folders, console)
+    print_comparison(*folders, console=console)
     return console.file.getvalue()
 
 
