@@ -271,5 +271,5 @@ OBJECTIVES: dict[type[Supervised], Objective] = {
 
 
 def objective(cfg: Supervised) -> Objective:
-    """The objective that a run config names."""
-    return OBJECTIVES[type(cfg)]
+    """The objective that a run config names; a team's class has that of the class which it extends."""
+    return next(OBJECTIVES[kind] for kind in type(cfg).__mro__ if kind in OBJECTIVES)

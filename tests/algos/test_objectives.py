@@ -293,3 +293,9 @@ def test_without_reference_totals_it_says_what_is_missing():
     batch, logprobs, _ = lesson()
     with pytest.raises(ValueError, match="ref_totals"):
         value(DPO(name="dpo"), batch.replace(ref_totals=None), logprobs)
+
+
+def test_a_class_of_a_team_has_the_objective_of_the_class_that_it_extends():
+    class Acme(KTO): ...
+
+    assert objective(Acme()) is objective(KTO())
