@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlhf_hydra.config.conditions import usual_direction
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import Checkpoint
 from rlhf_hydra.interrupts import Stopped
@@ -49,8 +50,8 @@ class HasWeights(Protocol):
 class Best:
     """The best value of one metric so far, and the step that reached it; the earlier of two equal ones."""
 
-    def __init__(self, metric: str | None, mode: str) -> None:
-        self.metric, self.sign = metric, 1 if mode == "max" else -1
+    def __init__(self, metric: str | None, mode: str | None) -> None:
+        self.metric, self.sign = metric, 1 if (mode or usual_direction(metric or "")) == "max" else -1
         self.step: int | None = None
         self.value = math.nan
         self.waited = 0

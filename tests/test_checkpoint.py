@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from rlhf_hydra.checkpoint import Keeper, NoCheckpoint, latest, step_of, whole
+from rlhf_hydra.checkpoint import Best, Keeper, NoCheckpoint, latest, step_of, whole
 from rlhf_hydra.config.schema import Checkpoint
 from rlhf_hydra.interrupts import Stopped
 
@@ -169,3 +169,17 @@ def test_other_errors_save_nothing(keep, tmp_path):
         advance(keeper, crew, part, [1])
         raise KeyError
     assert whole(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "steps"),
+    [
+        ("eval/loss", None, [0, 1, 3]),
+        ("eval/loss", "max", [0, 2]),
+        ("eval/accuracy", None, [0, 2]),
+        ("eval/accuracy", "min", [0, 1, 3]),
+    ],
+)
+def test_of_a_loss_the_least_is_the_best_unless_the_mode_says_otherwise(metric, mode, steps):
+    best = Best(metric, mode)
+    assert [step for step, value in enumerate([3.0, 2.0, 4.0, 1.0]) if best.improves({metric: value}, step)] == steps

@@ -230,7 +230,7 @@ def test_an_evaluation_is_exact_whatever_the_batch_and_the_number_of_workers(alg
 
 
 def test_patience_ends_a_run_that_no_longer_improves(tmp_path):
-    options = ["checkpoint.best=eval/loss", "checkpoint.best_mode=min", "checkpoint.patience=2"]
+    options = ["checkpoint.best=eval/loss", "checkpoint.patience=2"]
     rows = run(tmp_path, *QUICK, "algo=prm", "steps=200", "eval.every=4", "data.rows=48", *options)
     losses = series(rows, "eval/loss")
     least = losses.index(min(losses))

@@ -45,3 +45,8 @@ def parse_condition(text: str) -> Condition:
         raise ValueError(f"'{text}' is not of the form METRIC <= NUMBER")
     metric, sign, bound = found.groups()
     return Condition(SHORT.get(metric, metric), sign, float(bound))
+
+
+def usual_direction(metric: str) -> str:
+    """Of a loss less is better, of anything else more."""
+    return "min" if metric.endswith("loss") else "max"

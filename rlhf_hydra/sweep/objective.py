@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlhf_hydra.config.conditions import SHORT, Condition, parse_condition
+from rlhf_hydra.config.conditions import SHORT, Condition, parse_condition, usual_direction
 from rlhf_hydra.config.schema import OptunaSweep, ReportTask, RunConfig, Supervised
 
 Metrics = Mapping[str, float]
@@ -61,11 +61,6 @@ class Objective:
         known = {key: value for key, metrics in allowed.items() if (value := self.value(metrics)) is not None}
         sign = -1 if self.direction == "max" else 1
         return sorted(known, key=lambda key: (sign * known[key], allowed[key].get(KL, float("inf"))))
-
-
-def usual_direction(metric: str) -> str:
-    """Of a loss less is better, of anything else more."""
-    return "min" if metric.endswith("loss") else "max"
 
 
 def averaged(repeats: Sequence[Metrics]) -> dict[str, float]:

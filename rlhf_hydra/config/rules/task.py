@@ -90,7 +90,7 @@ def best_metric(run: RunConfig) -> Iterator[Problem]:
 def patience(run: RunConfig) -> Iterator[Problem]:
     cfg = run.checkpoint
     if cfg.patience is not None and not (cfg.best or "").startswith("eval/"):
-        fix = "Set checkpoint.best=eval/loss checkpoint.best_mode=min, for example."
+        fix = "Set checkpoint.best=eval/loss, for example."
         yield Problem("", "checkpoint.patience", "counts evaluations without a better checkpoint.best", fix)
 
 

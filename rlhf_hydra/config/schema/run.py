@@ -71,8 +71,8 @@ class Checkpoint(Section):
     best: Optional[str] = None
     """Metric, such as `eval/pass@1`. Whenever it improves, the run is saved with the exported model, and that
     checkpoint, `checkpoints/best`, stays until the next best."""
-    best_mode: str = choice("max", "max", "min")
-    """Whether the largest or the smallest is the best."""
+    best_mode: Optional[str] = choice(None, "max", "min")
+    """Whether the largest or the smallest is the best. null: the smallest of a loss, the largest of anything else."""
     patience: Optional[int] = number(None, ge=1)
     """Supervised: evaluations without a better `best` after which the run ends. null: it goes on."""
 
