@@ -138,7 +138,15 @@ def balance_of(lm: Any) -> Callable[[tuple[Tensor, ...]], Tensor]:
     if loss is None:
         kind = lm.config.model_type
         raise NoExperts(f"policy.router_coef: transformers balances no experts in models of type `{kind}`; set it to 0")
-    return lambda logits: loss(logits, lm.num_experts, lm.num_experts_per_tok)
+    return lambda logits: loss(logits, *experts_of(lm))
+
+
+def experts_of(lm: Any) -> tuple[int, int]:
+    """How many there are, and how many of them read a token; classifiers leave that to their config."""
+    if hasattr(lm, "num_experts"):
+        return lm.num_experts, lm.num_experts_per_tok
+    config = lm.config.get_text_config()
+    return getattr(config, "num_experts", 0) or config.num_local_experts, config.num_experts_per_tok
 
 
 def choose(logits: Tensor, targets: Tensor, temperature: float, entropy: Entropy = "gradient") -> tuple[Tensor, Tensor]:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -21,7 +20,7 @@ from rlhf_hydra.models.lora import Adapters
 from rlhf_hydra.models.packed import Packed, pack
 from rlhf_hydra.models.policy import PolicyModel
 from rlhf_hydra.models.steps import StepModel
-from rlhf_hydra.models.value import ValueModel
+from rlhf_hydra.models.value import Scorer, ValueModel
 from rlhf_hydra.strategy.base import Rank, build_trainer
 from rlhf_hydra.workers.base import Shard, add, forward_rows, update, write_model
 
@@ -51,7 +50,9 @@ class LearnerWorker:
         match self.objective.output:
             case "scores":
                 seed = derive(self.run.seed, "head")
-                return ValueModel.load(self.folder, seed=seed, trust_remote_code=trust, adapters=self.adapters)
+                return Scorer.load(
+                    self.folder, seed=seed, trust_remote_code=trust, router=router, adapters=self.adapters
+                )
             case "choices":
                 self.step_tokens = step_tokens(self.folder, self.run.data.step_tokens)
                 return StepModel.load(self.folder, trust, router, self.adapters)
@@ -84,18 +85,17 @@ class LearnerWorker:
         """A micro-batch's share of the loss, and of the metrics, which are named after what they are for."""
         outputs, router = self._read(pack(batch), train)
         loss, metrics = self.objective.loss(outputs, batch, totals, self.run.algo)
-        if self.router_coef > 0 and router is not None:
+        if self.router_coef > 0:
             metrics["router_loss"] = router_share(router, batch.response_mask, totals)
             loss = loss + self.router_coef * metrics["router_loss"]
         kind = "train" if train else "eval"
         return loss, {f"{kind}/{name}": value.detach() for name, value in metrics.items()}
 
-    def _read(self, packed: Packed, train: bool) -> tuple[Any, Tensor | None]:
+    def _read(self, packed: Packed, train: bool) -> tuple[Any, Tensor]:
         """What the objective reads of the model, and the router loss."""
         match self.objective.output:
             case "scores":
-                ends = torch.tensor(packed.lengths, device=packed.before.device).cumsum(0) - 1
-                return self.trainer.forward(replace(packed, before=ends), train=train), None
+                return self.trainer.forward(packed, train=train)
             case "choices":
                 here = replace(packed, before=packed.before + 1)
                 odds, router = self.trainer.forward(here, *self.step_tokens, train=train)

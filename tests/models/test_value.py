@@ -3,7 +3,8 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rlhf_hydra.models.packed import pack
-from rlhf_hydra.models.value import ValueModel
+from rlhf_hydra.models.policy import NoExperts, PolicyModel
+from rlhf_hydra.models.value import NoScorer, Scorer, ValueModel
 
 SIZES = [(3, 6), (3, 6), (1, 11), (4, 0)]
 
@@ -68,3 +69,24 @@ def test_a_reward_models_head_is_brought_onto_the_scale_of_normalised_rewards(ti
 def test_several_outputs_are_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match="3 outputs; a reward model has one"):
         ValueModel.load(save_classifier(tmp_path, tiny, labels=3))
+
+
+@pytest.mark.parametrize("experts", ["mixtral", "qwen3_moe"], indirect=True)
+def test_a_scorer_with_experts_has_the_router_loss_of_the_language_model_inside(experts, qwen, random_rows):
+    packed = pack(random_rows(SIZES))
+    ends = torch.tensor(packed.lengths).cumsum(0) - 1
+    plain = ValueModel.load(experts, seed=1).eval()
+    with torch.no_grad():
+        scores, router = Scorer.load(experts, seed=1, router=True).eval()(packed)
+        wanted = PolicyModel.load(experts, router=True).eval()(packed, 1.0).router
+        assert float(router) == pytest.approx(float(wanted), rel=1e-5)
+        torch.testing.assert_close(scores, plain.score(packed, ends))
+        assert float(plain.read(packed, ends)[1]) == 0
+    with pytest.raises(NoExperts, match="policy.router_coef"):
+        Scorer.load(qwen, seed=1, router=True)
+
+
+@pytest.mark.parametrize("experts", ["olmoe"], indirect=True)
+def test_a_model_that_transformers_cannot_make_a_classifier_is_refused(experts):
+    with pytest.raises(NoScorer, match="no sequence classifier of type `olmoe`"):
+        ValueModel.load(experts, seed=1)

@@ -244,3 +244,16 @@ def test_gradient_checkpointing_changes_nothing(run, tiny, lesson):
     again = passes(run, tiny, lesson, 1, 1000)[0]
     for name, gradient in plain.items():
         torch.testing.assert_close(again[name], gradient, msg=name)
+
+
+def test_a_reward_models_experts_are_balanced(make_run, tiny_experts, lesson):
+    """The router loss is weighted by the micro-batches' response tokens, and its gradient reaches the routers."""
+    plain = passes(make_run(algo=RM(name="rm")), tiny_experts, lesson, 1, MAX_TOKENS)
+    gradients, metrics = passes(
+        make_run(algo=RM(name="rm"), policy=Policy(router_coef=0.5)), tiny_experts, lesson, 1, MAX_TOKENS
+    )
+    assert 1.8 < metrics["train/router_loss"] < 3 and "train/router_loss" not in plain[1]  # 2 where they are even
+    assert metrics["train/loss"] == pytest.approx(plain[1]["train/loss"], rel=1e-5)
+    gates = [name for name in gradients if name.endswith("gate.weight")]
+    assert len(gates) == 2
+    assert all((gradients[name] - plain[0][name]).abs().max() > 1e-4 for name in gates)
