@@ -82,6 +82,8 @@ MISTAKES = {
         "reward is a model that reads text alone",
     ],
     "reward=process reward.path=org/judge reward.template=step": ["reward.template", "has no {step}"],
+    "algo=ipo algo.label_smoothing=0.1": ["algo.label_smoothing=0.1", "takes labels as they are", "algo.loss=sigmoid"],
+    "algo=sft algo.epochs=3": ["algo.epochs=3 (command line): plays no role, since steps=40", "Set steps=0"],
     "steps=0": ["steps=0 (command line): must be at least 1"],
     "rollout.prompts_per_step=16 rollout.samples_per_prompt=8 policy.samples_per_update=100": [
         "policy.samples_per_update=100 (command line)",

@@ -75,6 +75,8 @@ SUPERVISED_RULES: list[Rule] = [
     data.step_words,
     models.teacher,
     models.fixed_reference,
+    algorithm.smoothed_labels,
+    batches.passes,
     task.patience,
 ]
 """Of runs that learn from given texts."""

@@ -6,7 +6,7 @@ from rlhf_hydra.config.arithmetic import samples_per_step, updates_per_step
 from rlhf_hydra.config.errors import Problem
 from rlhf_hydra.config.layout import roles
 from rlhf_hydra.config.rules.reward import check_function, named_parts
-from rlhf_hydra.config.schema import GAE, FunctionReward, Greedy, Group, ProcessReward, Returns, RunConfig
+from rlhf_hydra.config.schema import DPO, GAE, FunctionReward, Greedy, Group, ProcessReward, Returns, RunConfig
 
 
 def group_baseline(run: RunConfig) -> Iterator[Problem]:
@@ -122,6 +122,12 @@ def step_credit(run: RunConfig) -> Iterator[Problem]:
             says = f"rewards each step, and algo={run.algo.name} compares whole responses"
             fix = f"Set {key}.outcome=min, for example, or take algo=ppo or algo=reinforce."
             yield Problem("", f"{key}.outcome", says, fix)
+
+
+def smoothed_labels(run: RunConfig) -> Iterator[Problem]:
+    if isinstance(run.algo, DPO) and run.algo.loss == "ipo" and run.algo.label_smoothing > 0:
+        fix = "Drop it, or set algo.loss=sigmoid, for cDPO."
+        yield Problem("", "algo.label_smoothing", "algo.loss=ipo takes labels as they are", fix)
 
 
 def early_stop(run: RunConfig) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rlhf_hydra.config.errors import Problem
 from rlhf_hydra.config.layout import TRAINED, roles, trained
 from rlhf_hydra.config.rules.placement import known_layout
-from rlhf_hydra.config.schema import RunConfig
+from rlhf_hydra.config.schema import RunConfig, Supervised
 
 
 def batch_divides(run: RunConfig) -> Iterator[Problem]:
@@ -51,3 +51,10 @@ def response_lengths(run: RunConfig) -> Iterator[Problem]:
 def some_steps(run: RunConfig) -> Iterator[Problem]:
     if run.steps == 0:
         yield Problem("", "steps", f"must be at least 1: algo={run.algo.name} does as many steps", "Set it above 0.")
+
+
+def passes(run: RunConfig) -> Iterator[Problem]:
+    """A run that learns from given texts ends after so many steps, or after so many passes."""
+    if run.steps > 0 and run.supervised.epochs != Supervised.epochs:
+        says = f"plays no role, since steps={run.steps} says when the run ends"
+        yield Problem("", "algo.epochs", says, "Set steps=0, or drop it.")
