@@ -72,7 +72,10 @@ class Examples:
         owner = self._owners()
         owners = np.unique(owner)
         if len(owners) < 2:
-            raise DataError(f"{len(owners)} row cannot be split into rows to train on and rows to evaluate on")
+            raise DataError(
+                f"{len(owners)} row cannot be split into rows to train on and rows to evaluate on (eval.holdout); give "
+                "more rows, other ones with data@eval.data=NAME, or set eval.every=0"
+            )
         count = min(max(1, round(share * len(owners))), len(owners) - 1)
         out = np.isin(owner, owners[permutation(len(owners), seed, 0)[:count]])
         return self._part(self.index[~out]), self._part(self.index[out])

@@ -108,7 +108,7 @@ class Terminal(Tracker):
             if place.is_dir() or (place.is_file() and place.stat().st_size):
                 self._say(Text.assemble(f"        {name:<14} ", (meaning, "dim")))
         self._say(Text.assemble(("repeat  ", "bold"), self._command))
-        if status != "done":
+        if any(self._folder.glob("checkpoints/step-*[0-9]")) and status != "done":
             again = f"python -m rlhf_hydra task=resume run={shlex.quote(str(self._folder))}"
             self._say(Text.assemble(("go on   ", "bold"), again))
 

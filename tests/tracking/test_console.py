@@ -50,9 +50,15 @@ def test_the_end_says_where_things_are_and_how_to_repeat_them(run, tmp_path):
 
 
 def test_a_failure_shows_its_reason_and_how_to_go_on(run, tmp_path):
+    (tmp_path / "a b/checkpoints/step-000002").mkdir(parents=True)
     text = session(run, tmp_path / "a b", plain(), "failed", "ValueError: row 3 [of 9] has no `prompt`")
     assert "ValueError: row 3 [of 9] has no `prompt`" in text
     assert f"task=resume run='{tmp_path}/a b'" in text
+
+
+def test_a_failure_before_the_first_checkpoint_leaves_nothing_to_go_on_with(run, tmp_path):
+    (tmp_path / "checkpoints/step-000001.part").mkdir(parents=True)
+    assert "task=resume" not in session(run, tmp_path, plain(), "failed", "no such column")
 
 
 def test_an_end_before_the_first_step_is_fine(run, tmp_path):
