@@ -97,6 +97,19 @@ class ValueModel(nn.Module):
         return (output - self.mean) / self.std, router
 
 
+def pad_apart(config: Any, tokenizer: Any) -> None:
+    """Let a classifier's config and its tokenizer pad with a token that no text ends with; where the tokenizer has
+    none, with none at all, so that nobody pads.
+
+    transformers reads the score at the last token that is not padding. Many tokenizers pad with the token that ends a
+    text, and the score would be that of a text without its end.
+    """
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    found = [tokenizer.pad_token, tokenizer.bos_token, tokenizer.unk_token, *(t for t in special if "pad" in t)]
+    tokenizer.pad_token = next((token for token in found if token not in (None, tokenizer.eos_token)), None)
+    config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
 class Scorer(ValueModel):
     """`forward` gives a number per row."""
 

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.data.packing import Bins
 from rlhf_hydra.models.lora import Adapters, merged
+from rlhf_hydra.models.value import HEAD, pad_apart
 from rlhf_hydra.models.vision import chat_template
 from rlhf_hydra.strategy.base import Trainer, contagious, dtype_of
 
@@ -81,15 +82,17 @@ def write_model(
 
     All ranks must come here, since the weights may be sharded; those without a `tokenizer` write nothing.
     """
-    writes = tokenizer is not None
+    words = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
+    if words is not None and hasattr(model, HEAD):
+        pad_apart(model.config, words)
+    writes = words is not None
     if adapters is not None:
         adapters.export(folder, model, weights(), write=writes)
     if adapters is None or adapters.cfg.export == "merged":
         state = {name: tensor.to(dtype_of(dtype)).cpu() for name, tensor in merged(model, weights())}
         if writes:
             model.save_pretrained(folder, state_dict=state)
-    if tokenizer is not None:
-        words = AutoTokenizer.from_pretrained(tokenizer)
+    if tokenizer is not None and words is not None:
         words.chat_template = chat_template(tokenizer) or words.chat_template
         words.save_pretrained(folder)
         for name in PROCESSOR:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_hydra.algos.divergence import divergence
 from rlhf_hydra.algos.objectives import Totals, objective
@@ -12,6 +12,7 @@ from rlhf_hydra.cluster.roles import Learner, Summed, shards
 from rlhf_hydra.config.schema import DPO, KD, KTO, ORPO, PRM, RM, SFT, Data, Policy, SimPO, Strategy, Teacher, ToyData
 from rlhf_hydra.data.formats import rows_each
 from rlhf_hydra.models.distill import OtherVocabulary
+from rlhf_hydra.models.packed import pack
 from rlhf_hydra.models.tiny import build_tiny
 from rlhf_hydra.models.value import ValueModel
 from rlhf_hydra.strategy.base import Rank
@@ -212,6 +213,27 @@ def test_a_reward_model_is_an_ordinary_classifier(make_run, tiny, lesson, tmp_pa
     assert metrics["eval/chosen_reward"] == pytest.approx(scores[0::2].mean().item(), abs=1e-5)
     assert metrics["eval/rejected_reward"] == pytest.approx(scores[1::2].mean().item(), abs=1e-5)
     assert ValueModel.load(str(tmp_path)).classifier.num_labels == 1
+
+
+@pytest.mark.parametrize(("pad", "unk", "exported"), [("<eos>", "<unk>", 2), (None, "<unk>", 2), ("<eos>", "<eos>", 0)])
+def test_a_reward_model_whose_texts_end_in_padding_is_read_at_their_end(make_run, tmp_path, pad, unk, exported):
+    """Plain transformers reads the last token that is not padding: in a text with EOS, 1, that is to be EOS."""
+    base, folder = build_tiny(tmp_path / "base"), tmp_path / "rm"
+    tokenizer, config = AutoTokenizer.from_pretrained(base), AutoConfig.from_pretrained(base)
+    tokenizer.pad_token, tokenizer.unk_token = pad, unk
+    tokenizer.save_pretrained(base)
+    config.pad_token_id = tokenizer.pad_token_id
+    config.save_pretrained(base)
+    worker = LearnerWorker(make_run(algo=RM(name="rm")), str(base), Rank())
+    rows = [[3, 4, 5, 1], [4, 1], [5, 5, 1]]
+    batch = RolloutBatch.from_sequences([row[:1] for row in rows], [row[1:] for row in rows], group=range(3))
+    wanted = worker._read(pack(batch), train=False)[0].tolist()
+    worker.export(folder, {})
+    model, words = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.config.pad_token_id == words.pad_token_id == exported
+    with torch.no_grad():
+        found = model(**words.pad({"input_ids": rows}, return_tensors="pt")).logits.squeeze(-1)
+    assert found.tolist() == pytest.approx(wanted, abs=1e-5)
 
 
 def test_a_reward_model_begins_with_a_small_head_that_the_seed_decides(make_run, tiny):
