@@ -9,9 +9,9 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.models.tiny import build_tiny
@@ -22,6 +22,25 @@ WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 class ModelNotFound(Failure, ValueError):
     """The model cannot be had; the message names the path and what was tried."""
+
+
+class Incomplete(Failure, ValueError):
+    """A folder without all weights of the model that is wanted; the message names one."""
+
+
+def all_there(folder: str, loaded: tuple[Any, dict[str, Any]], new: Collection[str] = ()) -> Any:
+    """The model of `from_pretrained(folder, output_loading_info=True)`.
+
+    Incomplete if weights were not in the folder, but for `new` ones: transformers would draw them at random.
+    """
+    model, info = loaded
+    if missing := sorted(set(info["missing_keys"]) - set(new)):
+        holds = ", ".join(model.config.architectures or ["a model of unknown kind"])
+        says = f"as a {type(model).__name__} it has no {missing[0]}" + " and others" * (len(missing) > 1)
+        raise Incomplete(
+            f"{folder} holds {holds}: {says}, which would be random; give a model of the kind that is wanted"
+        )
+    return model
 
 
 def resolve(path: str, hub: str = "huggingface", revision: str | None = None) -> str:

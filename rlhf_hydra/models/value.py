@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForSequenceClassification
 
 from rlhf_hydra.config.failure import Failure
+from rlhf_hydra.models.hub import all_there
 from rlhf_hydra.models.lora import Adapters, load_options
 from rlhf_hydra.models.packed import ATTENTION, Packed, check_packable
 from rlhf_hydra.models.policy import balance_of
@@ -54,6 +55,7 @@ class ValueModel(nn.Module):
         What a reward model's head says is brought onto the scale of its normalised rewards, (output - `mean`) / `std`.
 
         Without `seed` the head must be in the folder (NoScorer otherwise): a random scorer is never what one wants.
+        Incomplete if anything else is missing.
         With `adapters` the head learns beside them. `router`: also compute the router loss; NoExperts if it has none.
         """
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -64,13 +66,15 @@ class ValueModel(nn.Module):
         if has_head and config.num_labels != 1:
             raise NoScorer(f"{folder} has {config.num_labels} outputs; a reward model has one")
         config.num_labels = 1
-        classifier = AutoModelForSequenceClassification.from_pretrained(
+        loaded = AutoModelForSequenceClassification.from_pretrained(
             folder,
             config=config,
             attn_implementation=ATTENTION,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
             **load_options(adapters),
         )
+        classifier = all_there(folder, loaded, new=() if has_head else [f"{HEAD}.weight"])
         check_packable(classifier)
         if not has_head:
             generator = torch.Generator().manual_seed(seed or 0)

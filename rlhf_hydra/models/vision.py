@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING
 
+from rlhf_hydra.models.hub import all_there
 from rlhf_hydra.models.packed import ATTENTION, NoImages, Packed
 
 
@@ -108,14 +109,17 @@ def image_tokens(config: Any) -> list[int]:
 
 
 def load_lm(folder: str, packed: bool = False, **options: Any) -> Any:
-    """The language model in `folder`, with its eyes if it has some; `packed`: for rows that lie end to end."""
+    """The language model in `folder`, with its eyes if it has some; `packed`: for rows that lie end to end.
+
+    Incomplete where the folder holds something else.
+    """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=options.get("trust_remote_code", False))
     sees = reads_images(config)
     if packed:
         # Patches of an image see each other: what reads them keeps its own attention, which is inside of an image.
         options["attn_implementation"] = {"text_config": ATTENTION} if sees else ATTENTION
     kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    return kind.from_pretrained(folder, **options)
+    return all_there(folder, kind.from_pretrained(folder, output_loading_info=True, **options))
 
 
 def picture(image: bytes) -> Any:

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from rlhf_hydra.models.hub import Incomplete
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.models.policy import NoExperts, PolicyModel
 from rlhf_hydra.models.value import NoScorer, Scorer, ValueModel
@@ -90,3 +92,17 @@ def test_a_scorer_with_experts_has_the_router_loss_of_the_language_model_inside(
 def test_a_model_that_transformers_cannot_make_a_classifier_is_refused(experts):
     with pytest.raises(NoScorer, match="no sequence classifier of type `olmoe`"):
         ValueModel.load(experts, seed=1)
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(tiny, tmp_path):
+    """A reward model is no language model; and a folder that says it has a head, and has none, is no reward model."""
+    scorer = save_classifier(tmp_path / "scorer", tiny)
+    with pytest.raises(
+        Incomplete, match="LlamaForSequenceClassification: as a LlamaForCausalLM it has no lm_head.weight,"
+    ):
+        PolicyModel.load(scorer)
+    weights = load_file(tmp_path / "scorer/model.safetensors")
+    head = weights.pop("score.weight")
+    save_file({**weights, "value_head.weight": head}, tmp_path / "scorer/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Incomplete, match="it has no score.weight"):
+        ValueModel.load(scorer)
