@@ -1,6 +1,7 @@
 """What a supervised run learns from: examples, the order in which they come, and what the reference says of them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,11 @@ class Passes:
         self.count, self.size, self.seed = len(lessons), size, seed
         self.fingerprint = lessons.examples.fingerprint
         self.number, self.place = 0, 0
+        self.order = lru_cache(maxsize=1)(lambda number: permutation(self.count, seed, number))
 
     def take(self) -> list[int]:
         """The next `size` examples, or what is left of the pass."""
-        items = permutation(self.count, self.seed, self.number)[self.place : self.place + self.size]
+        items = self.order(self.number)[self.place : self.place + self.size]
         self.place += len(items)
         if self.place == self.count:
             self.number, self.place = self.number + 1, 0

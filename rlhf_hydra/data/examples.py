@@ -39,12 +39,15 @@ class Examples:
         self.first = np.cumsum([0, *(len(part.origin) for part in parts)])
         """Number of each store's first example, and of all."""
         self.index = np.arange(self.first[-1]) if index is None else index
-        sizes = [np.diff(part.starts[::rows_each]) for part in parts]
-        self.lengths: list[int] = np.concatenate(sizes)[self.index].tolist()
-        """Tokens of each example, both rows of a pair together."""
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each example, both rows of a pair together."""
+        sizes = [np.diff(part.starts[:: self.rows_each]) for part in self.parts]
+        return np.concatenate(sizes)[self.index].tolist()
 
     def batch(self, items: Sequence[int]) -> RolloutBatch:
         """The rows of these examples; row 2i is the chosen and 2i + 1 the rejected response of pair i."""
