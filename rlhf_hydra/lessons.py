@@ -16,6 +16,7 @@ from rlhf_hydra.cluster.roles import TokenModel
 from rlhf_hydra.data.blend import permutation
 from rlhf_hydra.data.examples import Examples
 from rlhf_hydra.data.prompts import check_same
+from rlhf_hydra.data.report import Note, Progress, unsaid
 
 REFERENCE = "reference.safetensors"
 """In the run's folder: what the reference says of all examples."""
@@ -52,12 +53,14 @@ class Lessons:
         fitting = [r[: max(1, self.max_tokens - len(p))] for p, r in zip(prompts, responses, strict=True)]
         return RolloutBatch.from_sequences(prompts, fitting, group=range(len(items)), images=own.images or ())
 
-    def refer(self, model: TokenModel, size: int) -> None:
+    def refer(self, model: TokenModel, size: int, note: Note = unsaid) -> None:
         """Ask the reference about every example, `size` at a time."""
-        self.known["own"] = torch.cat([totals(model, self.batch(part)) for part in parts(self.items, size)])
-        if self.goal.needs_mismatched:
-            found = [totals(model, self.mismatched(part)) for part in parts(self.items, size)]
-            self.known["mismatched"] = torch.cat(found)
+        found: dict[str, list[Tensor]] = {}
+        for part in watched(parts(self.items, size), Progress("reference", note, len(self))):
+            found.setdefault("own", []).append(totals(model, self.batch(part)))
+            if self.goal.needs_mismatched:
+                found.setdefault("mismatched", []).append(totals(model, self.mismatched(part)))
+        self.known = {name: torch.cat(pieces) for name, pieces in found.items()}
 
     def count(self, batch: RolloutBatch) -> Totals:
         return Totals.count(batch, in_pairs=self.unit == 2)
@@ -96,6 +99,15 @@ def parts(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
+def watched(found: Iterator[Sequence[int]], progress: Progress) -> Iterator[Sequence[int]]:
+    """`found`; what takes long is told how far it is."""
+    done = 0
+    for part in found:
+        yield part
+        done += len(part)
+        progress.at(done)
+
+
 class Passes:
     """Examples without end: pass after pass, each in an order that depends only on seed, pass and number.
 
@@ -124,13 +136,15 @@ class Passes:
         self.number, self.place = state["pass"], state["place"]
 
 
-def refer(sets: Mapping[str, Lessons], file: Path, path: str, size: int, ask: Callable[[], TokenModel]) -> None:
+def refer(
+    sets: Mapping[str, Lessons], file: Path, path: str, size: int, ask: Callable[[], TokenModel], note: Note = unsaid
+) -> None:
     """Fill in what the reference, the model in `path`, says of the `sets`: from `file`, which is made by asking it."""
     about = {name: f"{lessons.examples.fingerprint}/{len(lessons)}" for name, lessons in sets.items()} | {"path": path}
     if not file.exists() or read_about(file) != about:
         model = ask()
         for lessons in sets.values():
-            lessons.refer(model, size)
+            lessons.refer(model, size, note)
         tensors = {f"{name}/{key}": t for name, lessons in sets.items() for key, t in lessons.known.items()}
         aside = file.with_suffix(".part")
         save_file(tensors, aside, metadata=about)

@@ -108,11 +108,11 @@ def consult(run: RunConfig, model: str, sets: dict[str, Lessons | None], file: P
     with ExitStack() as stack:
 
         def ask() -> TokenModel:
-            note("asking the reference about all examples")
+            note(f"asking the reference about {sum(map(len, given.values())):,} examples")
             return stack.enter_context(start_reference(run, path, note))
 
         given = {name: lessons for name, lessons in sets.items() if lessons is not None}
-        refer(given, file, path, size_of(run), ask)
+        refer(given, file, path, size_of(run), ask, note)
 
 
 def learn(learner: Learner, lessons: Lessons, items: list[int]) -> dict[str, float]:

@@ -15,8 +15,9 @@ from rlhf_hydra.cluster.group import LocalGroup
 from rlhf_hydra.cluster.roles import Learner
 from rlhf_hydra.config.schema import ProcessReward, Supervised
 from rlhf_hydra.data.examples import load_examples
+from rlhf_hydra.data.report import Progress
 from rlhf_hydra.exam import measure
-from rlhf_hydra.lessons import Lessons, Passes, others
+from rlhf_hydra.lessons import Lessons, Passes, others, watched
 from rlhf_hydra.models.hub import resolve
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.rewards.base import Sample
@@ -160,6 +161,14 @@ def test_before_the_first_step_policy_and_reference_are_one(tmp_path, taught):
     other = run(tmp_path / "other", *QUICK, "algo=dpo", "steps=1", f"reference.path={taught}")
     assert other[0]["eval/loss"] > 0.8  # the reference prefers what is chosen, and the policy does not yet
     assert other[0]["eval/margin"] < -0.2
+
+
+def test_a_long_pass_of_the_reference_says_when_it_ends():
+    said = []
+    progress = Progress("reference", said.append, total=3000)
+    progress.began, progress.due = progress.began - 10, 0
+    assert list(watched(iter([[0] * 2000, [1] * 1000]), progress)) == [[0] * 2000, [1] * 1000]
+    assert said == ["reference: 2,000 of 3,000 rows in 10 s, 200 rows/s, 5 s left"]
 
 
 @given(st.integers(2, 40), st.integers(0, 3))

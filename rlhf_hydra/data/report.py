@@ -78,10 +78,11 @@ class DataReport:
 
 
 class Progress:
-    """Says how far a long reading is: after five seconds, and then ever more seldom, down to once a minute."""
+    """Says how far a long work on rows is, and where their `total` is known, when it ends: after five seconds, and then
+    ever more seldom, down to once a minute."""
 
-    def __init__(self, source: str, note: Note) -> None:
-        self.source, self.note = source, note
+    def __init__(self, source: str, note: Note, total: int = 0) -> None:
+        self.source, self.note, self.total = source, note, total
         self.began, self.wait = time.monotonic(), 5.0
         self.due = self.began + self.wait
 
@@ -89,7 +90,10 @@ class Progress:
         now = time.monotonic()
         if now < self.due:
             return
-        self.note(f"{self.source}: {rows:,} rows in {now - self.began:.0f} s, {rows / (now - self.began):,.0f} rows/s")
+        took, rate = now - self.began, rows / (now - self.began)
+        share = f"{rows:,} of {self.total:,}" if self.total else f"{rows:,}"
+        left = f", {(self.total - rows) / rate:.0f} s left" if self.total else ""
+        self.note(f"{self.source}: {share} rows in {took:.0f} s, {rate:,.0f} rows/s{left}")
         self.wait = min(60.0, 2 * self.wait)
         self.due = now + self.wait
 

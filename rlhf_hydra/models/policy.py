@@ -151,7 +151,7 @@ def experts_of(lm: Any) -> tuple[int, int]:
 
 def choose(logits: Tensor, targets: Tensor, temperature: float, entropy: Entropy = "gradient") -> tuple[Tensor, Tensor]:
     """log p(target) and entropy H = logsumexp(z) - sum softmax(z) z of z = logits / temperature. [M, V] -> [M], [M]."""
-    z = logits.float() / temperature
+    z = logits.float() if temperature == 1 else logits.float() / temperature  # a copy of all logits
     normalizer = z.logsumexp(-1)
     logprobs = z.gather(-1, targets[:, None]).squeeze(-1) - normalizer
     if entropy == "none":
