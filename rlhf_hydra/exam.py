@@ -1,6 +1,8 @@
 """Evaluation of supervised runs: the objective over all held-out examples."""
 
 import math
+import shlex
+from pathlib import Path
 from typing import Any
 
 from rlhf_hydra.algos.objectives import Totals
@@ -35,10 +37,12 @@ class Exam:
         self.last = step
         return metrics
 
-    def advice(self) -> str:
-        """How to use what was found out about a reward model."""
+    def advice(self, model: Path) -> str:
+        """How to use a reward model, and what was found out about it."""
+        folder = shlex.quote(str(model))
         shaping = " ".join(f"algo.shaping.{name}={value:.6g}" for name, value in self.learner.facts.items())
-        return f"the rewards of held-out responses, for runs with this model: algo.shaping.normalize=stored {shaping}"
+        use = f"reward=model reward.path={folder} critic.path={folder}"
+        return f"to learn from this reward model: algo=ppo {use} algo.shaping.normalize=stored {shaping}"
 
 
 def measure(learner: Learner, lessons: Lessons, size: int) -> Numbers:

@@ -67,7 +67,7 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
                     settle(exam.evaluate, keeper, tracker, interrupts, metrics)
             learner.export(folder.resolve() / "model")
             if learner.facts:
-                tracker.note(exam.advice())
+                tracker.note(exam.advice(folder / "model"))
 
 
 def size_of(run: RunConfig) -> int:

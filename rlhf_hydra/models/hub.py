@@ -48,16 +48,29 @@ def resolve(path: str, hub: str = "huggingface", revision: str | None = None) ->
     if path == "builtin:tiny":
         return str(_builtin_tiny())
     if Path(path).expanduser().is_dir():
-        return str(Path(path).expanduser().resolve())
+        return str(a_model(Path(path).expanduser().resolve()))
     if path.startswith((".", "/", "~")):
         raise ModelNotFound(f"model.path: there is no folder {path}")
     try:
-        return _from_modelscope(path, revision, "model") if hub == "modelscope" else _from_huggingface(path, revision)
+        folder = _from_modelscope(path, revision, "model") if hub == "modelscope" else _from_huggingface(path, revision)
     except Exception as error:
         raise ModelNotFound(
             f"model.path: {path} is no local folder, and {hub} gave none: {type(error).__name__}: {error}\n"
             "Give a local folder, or check the id, model.hub, the network and, for gated models, your token."
         ) from error
+    return str(a_model(Path(folder)))
+
+
+def a_model(folder: Path) -> Path:
+    """`folder`, in which a model lies. ModelNotFound where it holds something else, such as adapters."""
+    if (folder / "config.json").exists():
+        return folder
+    if (folder / "adapter_config.json").exists():
+        fix = "give the merged model, which a run leaves with lora.export=merged, or which PEFT makes"
+        raise ModelNotFound(f"{folder} holds adapters, and not the model that they belong to; {fix}")
+    near = sorted(str(found.parent) for found in folder.glob("*/config.json"))
+    hint = f"; there is {near[0]}" if near else ""
+    raise ModelNotFound(f"{folder} holds no model: it has no config.json{hint}")
 
 
 def dataset_folder(path: str, revision: str | None) -> str:

@@ -288,3 +288,16 @@ def test_the_docs_are_the_table():
     docs = Path(__file__).parents[2] / "docs/from-openrlhf.md"
     assert docs.read_text() == table() + "\n"
     assert set(PROGRAMS.values()) >= {"sft", "rl"}
+
+
+def test_defaults_of_theirs_that_are_others_than_ours_are_written_out():
+    def told(text):
+        return settings(import_text([text]))
+
+    sft = told(f"deepspeed --module openrlhf.cli.train_sft {LLAMA} --dataset d --lr_scheduler linear")
+    assert (sft["algo.epochs"], sft["policy.optim.min_lr_ratio"]) == ("2", "0")
+    once = told(f"deepspeed --module openrlhf.cli.train_sft {LLAMA} --dataset d --max_epochs 1")
+    assert once["algo.epochs"] == "1" and "policy.optim.min_lr_ratio" not in once
+    kto = f"deepspeed --module openrlhf.cli.train_kto {LLAMA} --dataset d"
+    assert [told(kto)["algo.beta"], told(f"{kto} --beta 0.2")["algo.beta"]] == ["0.01", "0.2"]
+    assert told(f"{kto} --aux_loss_coef 0.001")["policy.router_coef"] == "0.001"

@@ -103,6 +103,21 @@ def test_a_missing_folder_is_no_hub_id(path):
         resolve(path)
 
 
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("adapter_config.json", "holds adapters, and not the model that they belong to; give the merged model"),
+        ("model/config.json", "holds no model: it has no config.json; there is .*/model"),
+        ("README.md", "holds no model: it has no config.json$"),
+    ],
+)
+def test_a_folder_without_a_model_is_refused(tmp_path, file, says):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(ModelNotFound, match=f"{tmp_path} {says}"):
+        resolve(str(tmp_path))
+
+
 def test_tiny_is_built_once_into_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = resolve("builtin:tiny")

@@ -105,7 +105,7 @@ FLAGS: list[Flag] = [
     to("actor.eps_clip_low_high eps_clip_low_high", "algo.loss.clip_low={0} algo.loss.clip_high={1}"),
     to("actor.dual_clip dual_clip", "algo.loss.dual_clip={}"),
     to("actor.entropy_coef entropy_loss_coef", "algo.loss.entropy_coef={}"),
-    none("actor.aux_loss_coef model.aux_loss_coef aux_loss_coef", "routers of mixtures of experts are not balanced"),
+    to("actor.aux_loss_coef model.aux_loss_coef aux_loss_coef", "policy.router_coef={}"),
     together("critic.value_clip value_clip", "algo.value.clip", "of ppo"),
     to("critic.freezing_steps freezing_actor_steps", "critic.warmup_steps={}"),
     none("critic.save_value_network save_value_network", "the critic stays in the checkpoints"),

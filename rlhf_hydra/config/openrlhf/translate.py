@@ -56,6 +56,7 @@ def translate(command: Command) -> Iterator[str]:
         yield from reward(command)
     yield from adapters(command)
     yield from others(command)
+    yield from unsaid(command)
     for name, values in command.given.items():
         yield from plain(command, BY_NAME[name], values)
 
@@ -197,3 +198,18 @@ def others(command: Command) -> Iterator[str]:
         yield from ("tracking=wandb", "# tracking: the key is read from WANDB_API_KEY, never from a command line")
     elif "logger.tensorboard_dir" in command:
         yield "tracking=tensorboard"
+
+
+FALLING = ("linear", "cosine", "cosine_with_restarts", "polynomial", "warmup_stable_decay")
+
+
+def unsaid(command: Command) -> Iterator[str]:
+    """Defaults of theirs that are others than ours."""
+    if command.kind == "sft" and "train.max_epochs" not in command:
+        yield "algo.epochs=2"
+    if command.kind == "kto" and "model.beta" not in command:
+        yield "algo.beta=0.01"
+    both = ["policy", "critic"] if command.has_critic else ["policy"]
+    for name, roles in (("actor.", ["policy"]), ("critic.", ["critic"]), ("", both)):
+        if command.text(f"{name}lr_scheduler") in FALLING:  # theirs have a floor only in schedules named after it
+            yield from (f"{role}.optim.min_lr_ratio=0" for role in roles)
