@@ -184,5 +184,10 @@ def latest(run_folder: Path) -> Path:
     return found[-1]
 
 
+def remembered(checkpoint: Path, part: str) -> dict[str, Any]:
+    """The state of one part of the run at a checkpoint."""
+    return json.loads((checkpoint / DRIVER).read_text())["state"][part]
+
+
 def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))

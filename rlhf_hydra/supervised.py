@@ -43,10 +43,12 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
         provenance.add(folder, data=sources, model=provenance.model_record(run.model, model))
         run = replace(run, steps=run.steps or run.supervised.epochs * math.ceil(len(lessons) / size_of(run)))
         tracker.expect(run.steps)
+        passes, watch = Passes(lessons, size_of(run), run.seed), Watch(run.guard)
+        if start:  # other data is refused before anything is asked about it
+            passes.load_state(checkpoint.remembered(start, "passes"))
         consult(run, model, {"train": lessons, "eval": held_out}, folder / REFERENCE, tracker.note)
 
         with start_learner(run, lessons.unit, model, tracker.note) as learner:
-            passes, watch = Passes(lessons, size_of(run), run.seed), Watch(run.guard)
             exam = Exam(run, learner, held_out)
             parts: dict[str, checkpoint.Stateful] = {"passes": passes, "watch": watch, "eval": exam}
             with Keeper(folder, run.checkpoint, run.steps, learner, parts, tracker.note) as keeper:

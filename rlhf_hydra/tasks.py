@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import yaml
 
 from rlhf_hydra import provenance
-from rlhf_hydra.checkpoint import whole
+from rlhf_hydra.checkpoint import step_of, whole
 from rlhf_hydra.cluster import jobs
 from rlhf_hydra.cluster.hardware import preflight
 from rlhf_hydra.config.check import checked_resume, checked_run
@@ -38,14 +38,17 @@ from rlhf_hydra.sweep.compare import print_comparison, verdict
 from rlhf_hydra.sweep.report import make_report
 from rlhf_hydra.sweep.slurm import require_slurm
 from rlhf_hydra.sweep.space import Point, Space
+from rlhf_hydra.tracking import jsonl
 
 SHOWN = 20
 """Runs of a sound grid that `task=check` lists."""
 
 
 def begin(run: RunConfig, folder: Path, words: str, resume: bool = False) -> None:
-    """Write down what is run, and run it."""
-    save_run_yaml(run, folder / "run.yaml", words)
+    """Write down what is run, and run it. A run that fails before it goes on stays written down as it was."""
+    file = folder / "run.yaml"
+    before, done = (file.read_text(), max(map(step_of, whole(folder)), default=0)) if resume else ("", 0)
+    save_run_yaml(run, file, words)
     provenance.write(folder, run, words, {} if resume else asked(run, words))
     gc.disable()  # what is imported stays: searching it for garbage takes seconds
     if isinstance(run.algo, Supervised):
@@ -57,8 +60,18 @@ def begin(run: RunConfig, folder: Path, words: str, resume: bool = False) -> Non
     gc.enable()
     try:
         train(run, folder, words, resume=resume)
+    except (SystemExit, Exception) as error:
+        has_failed = not isinstance(error, SystemExit) or error.code == 1
+        if before and has_failed and last_step(folder) <= done:  # also with what it cannot go on with
+            file.write_text(before)
+        raise
     finally:
         gc.unfreeze()  # or libraries complain at the end about what was never cleaned up
+
+
+def last_step(folder: Path) -> int:
+    """The last step that the run in `folder` has done."""
+    return max((row["step"] for row in jsonl.read(folder / jsonl.METRICS)), default=0)
 
 
 def asked(run: RunConfig, words: str) -> dict[str, Any]:

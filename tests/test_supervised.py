@@ -22,6 +22,7 @@ from rlhf_hydra.models.hub import resolve
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.rewards.base import Sample
 from rlhf_hydra.supervised import prepare
+from rlhf_hydra.tasks import begin
 from rlhf_hydra.tracking import jsonl
 from rlhf_hydra.workers.reward import ProcessModel
 from rlhf_hydra.workers.supervised import LearnerWorker
@@ -122,12 +123,18 @@ def test_a_resumed_run_equals_one_that_never_stopped(options, tmp_path):
         assert (tmp_path / "resumed" / file).read_bytes() == (tmp_path / "straight" / file).read_bytes()
 
 
-def test_a_run_does_not_go_on_with_other_data(tmp_path, capsys):
-    options = [*QUICK, "algo=sft", "steps=3"]
-    run(tmp_path, *options)
-    with pytest.raises(SystemExit):
-        run(tmp_path, *options, "data.rows=64", resume=True)
-    assert "the data has changed" in capsys.readouterr().out
+def test_a_run_does_not_go_on_with_other_data_or_weights_and_stays_what_it_was(tmp_path, capsys):
+    options = [*QUICK, "algo=dpo", "steps=3"]
+    begin(compose(*options), tmp_path, "as typed")
+    kept = [tmp_path / name for name in ("run.yaml", "reference.safetensors", "metrics.jsonl")]
+    before = [file.read_bytes() for file in kept]
+    for other, says in (("data.rows=64", "the data has changed"), ("policy.lora.rank=2", "the saved weights are not")):
+        with pytest.raises(SystemExit):
+            begin(compose(*options, other, "steps=4"), tmp_path, "as typed", resume=True)
+        assert f"cannot resume: {says}" in capsys.readouterr().out
+        assert [file.read_bytes() for file in kept] == before
+    begin(compose(*options, "steps=4"), tmp_path, "as typed", resume=True)
+    assert "steps: 4" in (tmp_path / "run.yaml").read_text()
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):

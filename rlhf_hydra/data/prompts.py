@@ -162,4 +162,5 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """DataError unless both are of the same data in the same order."""
     for key, what in (("fingerprint", "the data has changed"), ("seed", "the seed has changed")):
         if saved[key] != now[key]:
-            raise DataError(f"cannot resume: {what} since the checkpoint ({key} {saved[key]}, now {now[key]})")
+            says = f"cannot resume: {what} since the checkpoint ({key} {saved[key]}, now {now[key]})"
+            raise DataError(f"{says}; leave it as it was, or start a new run")

@@ -11,7 +11,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import Optim, Strategy
+
+
+class OtherWeights(Failure, ValueError):
+    """A checkpoint of another model, or of other adapters."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +182,11 @@ def learned_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_learned(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """The inverse; KeyError if anything else is missing, or does not belong here."""
+    """The inverse; OtherWeights if anything else is missing, or does not belong here."""
     model.load_state_dict(state, strict=False)
     if odd := learned_state(model).keys() ^ state.keys():
-        raise KeyError(f"the saved weights are not those of this model; for example {min(odd)}")
+        fix = "go on with the model and the adapters that it began with, or start a new run"
+        raise OtherWeights(f"cannot resume: the saved weights are not those of this model, such as {min(odd)}; {fix}")
 
 
 def dtype_of(name: str) -> torch.dtype:

@@ -10,7 +10,7 @@ from rlhf_hydra.cluster.group import LocalGroup
 from rlhf_hydra.cluster.roles import Engines, TokenModel, Unadapted, shards
 from rlhf_hydra.cluster.weight_sync import push, verify
 from rlhf_hydra.config.schema import PPO, Critic, Engine, LoRA, Optim, Policy
-from rlhf_hydra.strategy.base import Rank
+from rlhf_hydra.strategy.base import OtherWeights, Rank
 from rlhf_hydra.workers.critic import CriticWorker
 from rlhf_hydra.workers.engine.hf import HFEngine
 from rlhf_hydra.workers.policy import PolicyWorker, ReferenceWorker, StartWorker
@@ -98,7 +98,7 @@ def test_goes_on_exactly_after_save_and_load(tiny, run, take, tmp_path):
 def test_a_checkpoint_of_other_adapters_is_refused(tiny, run, make_run, tmp_path):
     PolicyWorker(run, tiny, Rank()).save(tmp_path)
     fewer = make_run(algo=run.algo, policy=Policy(lora=LoRA(rank=RANK, targets=["q_proj"])))
-    with pytest.raises(KeyError, match="not those of this model"):
+    with pytest.raises(OtherWeights, match="not those of this model, such as"):
         PolicyWorker(fewer, tiny, Rank()).load(tmp_path)
 
 
