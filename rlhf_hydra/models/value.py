@@ -36,6 +36,7 @@ class ValueModel(nn.Module):
         mean: float = 0.0,
         std: float = 1.0,
         adapters: Adapters | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> "ValueModel":
         """From a reward model, or from a language model with a new head, N(0, 1 / (hidden + 1)), drawn with `seed`.
 
@@ -56,13 +57,13 @@ class ValueModel(nn.Module):
             config=config,
             attn_implementation=ATTENTION,
             trust_remote_code=trust_remote_code,
-            **load_options(adapters),
+            **load_options(adapters, dtype),
         )
         check_packable(classifier)
         if not has_head:
             generator = torch.Generator().manual_seed(seed or 0)
             weight = classifier.score.weight.data
-            weight.normal_(0.0, (weight.shape[1] + 1) ** -0.5, generator=generator)
+            weight.copy_(torch.randn(weight.shape, generator=generator) * (weight.shape[1] + 1) ** -0.5)
         if adapters is not None:
             adapters.attach(classifier, head=HEAD)
         return cls(classifier, mean, std) if has_head else cls(classifier)

@@ -183,5 +183,14 @@ def load_learned(model: nn.Module, state: dict[str, Tensor]) -> None:
         raise KeyError(f"the saved weights are not those of this model; for example {min(odd)}")
 
 
+def loaded_as(cfg: Strategy) -> torch.dtype:
+    """The type in which a trainer wants the weights of its model.
+
+    DeepSpeed computes in one type and keeps float32 copies of what learns by itself. Weights that are loaded in the
+    type of their file are the file, mapped: the workers of a node then hold it in memory once, however many they are.
+    """
+    return dtype_of(cfg.dtype) if cfg.name == "deepspeed" else torch.float32
+
+
 def dtype_of(name: str) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

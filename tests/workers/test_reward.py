@@ -11,7 +11,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rlhf_hydra.config.schema import CompositeReward, ModelReward, ProcessReward, RuleReward
+from rlhf_hydra.config.schema import CompositeReward, ModelReward, ProcessReward, RuleReward, Strategy
 from rlhf_hydra.rewards.base import RewardError, Sample, Step
 from rlhf_hydra.strategy.base import Rank
 from rlhf_hydra.workers.reward import ProcessModel, RewardModel, RewardWorker, step_spans
@@ -58,6 +58,13 @@ def test_scores_are_those_of_transformers(tiny, scorer, make_run, samples, budge
     wanted = plain_scores(scorer, [s.tokens for s in samples])
     assert scores.total == pytest.approx(wanted, abs=1e-5) and scores.parts == {"rm": scores.total}
     assert scores.total[0] == pytest.approx(scores.total[4], abs=1e-6) and len({round(s, 3) for s in wanted}) == 4
+
+
+def test_in_16_bits_a_model_still_counts_positions_in_32(tiny, scorer, make_run):
+    run = make_run(strategy=Strategy(dtype="bfloat16"))
+    model = RewardModel(ModelReward("rm", path=scorer), run, tiny).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in model.buffers()} == {torch.float32}
 
 
 def other_vocabulary():
