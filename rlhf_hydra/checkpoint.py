@@ -23,6 +23,10 @@ class NoCheckpoint(Failure):
     """A run cannot go on, since nothing of it was saved."""
 
 
+class NotSaved(Failure):
+    """A checkpoint could not be written; what there was before is still there."""
+
+
 class NoMetric(Failure):
     """`checkpoint.best` names a metric that the run does not have."""
 
@@ -141,14 +145,18 @@ class Keeper:
 
     def _save(self, is_best: bool = False) -> None:
         final = self.folder / FOLDER / f"step-{self.step:06d}"
+        for dead in (self.folder / FOLDER).glob("step-*.part"):
+            shutil.rmtree(dead)
         aside = final.with_suffix(".part")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        self.crew.save(aside.resolve())
-        if is_best:
-            self.crew.export(aside.resolve() / MODEL)
-        record = {"step": self.step, "state": json.loads(self.state)}
-        (aside / DRIVER).write_text(json.dumps(record, indent=1) + "\n")
+        try:
+            self._write(aside, is_best)
+        except BaseException as error:
+            free = shutil.disk_usage(self.folder).free / 2**30
+            shutil.rmtree(aside, ignore_errors=True)
+            if isinstance(error, OSError) or "inline_container" in str(error):  # as torch speaks of a full disk
+                says = f"{final} could not be written, with {free:.2f} GiB free on its disk: {error}"
+                raise NotSaved(f"{says}\nMake room; task=resume goes on from the checkpoint before it.") from error
+            raise
         replaced = final.with_name(f"{final.name}-replaced.part")
         if final.exists():  # it is not whole, or lacks what was evaluated since
             final.rename(replaced)
@@ -161,6 +169,14 @@ class Keeper:
                 shutil.rmtree(old)
         self.saved = self.step
         self.note(f"saved {final}" + (f", the best {self.best.metric}: {self.best.value:.4g}" if is_best else ""))
+
+    def _write(self, folder: Path, is_best: bool) -> None:
+        folder.mkdir(parents=True)
+        self.crew.save(folder.resolve())
+        if is_best:
+            self.crew.export(folder.resolve() / MODEL)
+        record = {"step": self.step, "state": json.loads(self.state)}
+        (folder / DRIVER).write_text(json.dumps(record, indent=1) + "\n")
 
     def _link(self, checkpoint: Path) -> None:
         aside = checkpoint.with_name(f"{BEST}.part")

@@ -29,11 +29,12 @@ class RewardWorker:
             self.judge = build(eval_reward(run), lambda reward: load(reward, run, folder))
 
     def score(self, samples: list[Sample]) -> Scores:
-        return self.scorer(samples)
+        """A worker may get none of a small batch; what judges whole batches is not asked about nothing."""
+        return self.scorer(samples) if samples else Scores([])
 
     def evaluate(self, samples: list[Sample]) -> Scores:
         """By `eval.reward`."""
-        return self.judge(samples)
+        return self.judge(samples) if samples else Scores([])
 
     def close(self) -> None:
         self.scorer.close()

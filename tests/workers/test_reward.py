@@ -11,8 +11,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rlhf_hydra.config.schema import CompositeReward, ModelReward, ProcessReward, RuleReward, Strategy
-from rlhf_hydra.rewards.base import RewardError, Sample, Step
+from rlhf_hydra.config.schema import CompositeReward, FunctionReward, ModelReward, ProcessReward, RuleReward, Strategy
+from rlhf_hydra.rewards.base import RewardError, Sample, Scores, Step
 from rlhf_hydra.strategy.base import Rank
 from rlhf_hydra.workers.reward import ProcessModel, RewardModel, RewardWorker, step_spans
 
@@ -187,3 +187,12 @@ def test_a_word_that_is_not_one_token_is_named(tiny, make_run):
 )
 def test_steps_of_a_response(response, separator, spans):
     assert step_spans(response, separator) == spans
+
+
+def test_a_worker_without_rows_does_not_ask_a_function(tiny, make_run, tmp_path):
+    file = tmp_path / "best.py"
+    file.write_text(
+        "def best(samples):\n    return [len(s.response) / max(len(t.response) for t in samples) for s in samples]\n"
+    )
+    worker = RewardWorker(make_run(reward=FunctionReward("f", path=f"{file}:best")), tiny, Rank())
+    assert worker.score([]) == worker.evaluate([]) == Scores([])
