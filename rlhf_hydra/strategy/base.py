@@ -26,6 +26,8 @@ class Trainer(Protocol):
     """A model in its sharded form, with its optimizer. Gradients add up over calls of `backward` and over ranks."""
 
     device: torch.device
+    steps: int
+    """Optimizer steps so far."""
 
     def forward(self, *args: Any, train: bool) -> Any:
         """Call the model."""

@@ -54,7 +54,7 @@ class CriticWorker:
             values = packed.unpack(self.trainer.forward(packed, train=True))
             return self.algorithm.value_loss(values, batch, totals)
 
-        return update(self.trainer, "critic", (shard, compute))
+        return update(self.trainer, "critic", self.run.seed, (shard, compute))
 
     def save(self, folder: Path) -> None:
         self.trainer.save(folder)

@@ -92,7 +92,7 @@ class PolicyWorker(ReferenceWorker):
         parts = [(shard, partial(self._learn, totals=totals, kl_coef=kl_coef))]
         if texts is not None and text_totals is not None:
             parts.append((texts, partial(self._imitate, totals=text_totals)))
-        return update(self.trainer, "policy", *parts)
+        return update(self.trainer, "policy", self.run.seed, *parts)
 
     def _learn(self, batch: RolloutBatch, totals: StepTotals, kl_coef: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The algorithm's share of the step's loss, and the routers'."""

@@ -64,7 +64,8 @@ class LearnerWorker:
 
     def step(self, shard: Shard, totals: Totals) -> dict[str, float]:
         """One optimizer step on this rank's rows; metrics are its summands, but for what the trainer says."""
-        return update(self.trainer, "policy", (shard, lambda batch: self._share(batch, totals, train=True)))
+        part = (shard, lambda batch: self._share(batch, totals, train=True))
+        return update(self.trainer, "policy", self.run.seed, part)
 
     def evaluate(self, shard: Shard, totals: Totals) -> dict[str, float]:
         """This rank's summands of the metrics of an evaluation."""
