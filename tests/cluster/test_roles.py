@@ -82,6 +82,7 @@ class Echo:
 
     def generate(self, prompts, seeds, sampling, images):
         assert self.awake
+        self.calls.append(prompts)
         return [Response([*p, s], [0.0] * (len(p) + 1), truncated=False) for p, s in zip(prompts, seeds, strict=True)]
 
     def logprobs(self, sequences, images):
@@ -101,6 +102,13 @@ def test_engines_answer_in_the_order_of_the_prompts(count, workers):
     with engines.awake():
         found = engines.generate(prompts, list(range(100, 100 + count)), Sampling())
     assert [r.tokens for r in found] == [[*p, 100 + i] for i, p in enumerate(prompts)]
+
+
+def test_answers_to_one_prompt_are_sampled_side_by_side():
+    engines = Engines(LocalGroup("engine", Echo, 2))
+    with engines.awake():
+        engines.generate([[1], [1], [2], [2], [3], [3]], range(6), Sampling())
+    assert engines.group.all("calls").get() == [[[[1], [1], [2]]], [[[2], [3], [3]]]]
 
 
 def test_engines_sleep_even_after_an_error():
