@@ -72,7 +72,8 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
 
             for step in range(done + 1, run.steps + 1):
                 clock = Clock()
-                sampled, found = sampling.collect(crew, prompts, reserve, tokenizer, algorithm, run, step)
+                with crew.engine.awake():
+                    sampled, found = sampling.collect(crew, prompts, reserve, tokenizer, algorithm, run, step)
                 clock.lap("generate")
                 batch, scored = experience.evaluate(crew, sampled, tokenizer, algorithm, run)
                 clock.lap("score")
