@@ -21,7 +21,7 @@ NOT_SUMMED = ("/lr", "/grad_norm", "/skipped")
 
 
 class Scattered:
-    """Results of `scatter`ed rows, put back in the batch's order."""
+    """What the workers say about the rows that they were dealt, put back in the batch's order."""
 
     def __init__(self, pending: Pending, rows: list[list[int]], shape: tuple[int, ...]) -> None:
         self.pending, self.rows, self.shape = pending, rows, shape
@@ -145,12 +145,13 @@ class Engines:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Holding GPU memory; engines that share GPUs with training roles give it back afterwards."""
+        """Holding GPU memory; engines that share GPUs with training roles give it back afterwards.
+
+        An error or a stop in here ends the run, and is not kept waiting by what the engines may still be at.
+        """
         self.group.all("wake").get()
-        try:
-            yield
-        finally:
-            self.group.all("sleep").get()
+        yield
+        self.group.all("sleep").get()
 
     def logprobs(self, sequences: list[list[int]], images: Images = ()) -> list[list[list[float]]]:
         """Of every engine: log p of each token of each sequence, at temperature 1."""
