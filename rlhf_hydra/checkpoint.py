@@ -3,7 +3,8 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ class NoCheckpoint(Failure):
 
 
 class NotSaved(Failure):
-    """A checkpoint could not be written; what there was before is still there."""
+    """The disk is full; the checkpoints that there were are still there."""
 
 
 class NoMetric(Failure):
@@ -149,13 +150,10 @@ class Keeper:
             shutil.rmtree(dead)
         aside = final.with_suffix(".part")
         try:
-            self._write(aside, is_best)
-        except BaseException as error:
-            free = shutil.disk_usage(self.folder).free / 2**30
+            with writing(final):
+                self._write(aside, is_best)
+        except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
-            if isinstance(error, OSError) or "inline_container" in str(error):  # as torch speaks of a full disk
-                says = f"{final} could not be written, with {free:.2f} GiB free on its disk: {error}"
-                raise NotSaved(f"{says}\nMake room; task=resume goes on from the checkpoint before it.") from error
             raise
         replaced = final.with_name(f"{final.name}-replaced.part")
         if final.exists():  # it is not whole, or lacks what was evaluated since
@@ -183,6 +181,24 @@ class Keeper:
         aside.unlink(missing_ok=True)
         aside.symlink_to(checkpoint.name)
         aside.replace(checkpoint.with_name(BEST))
+
+
+FULL = ("No space left on device", "Disk quota exceeded", "inline_container")
+"""What the libraries that write weights say of a full disk; the last is torch's."""
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """In here `folder` is written, whose parents are there. NotSaved if its disk has no room."""
+    try:
+        yield
+    except Exception as error:
+        if not any(word in str(error) for word in FULL):
+            raise
+        free = shutil.disk_usage(next(place for place in folder.parents if place.exists())).free / 2**30
+        reason = str(error).strip().splitlines()[-1]
+        says = f"{folder} could not be written, with {free:.2f} GiB free on its disk: {reason}"
+        raise NotSaved(f"{says}\nMake room; task=resume goes on from the newest checkpoint.") from error
 
 
 def whole(run_folder: Path) -> list[Path]:

@@ -31,7 +31,7 @@ class Crew:
             (folder / role).mkdir()
             (folder / role / "weights.json").write_text(json.dumps(self.weight))
             if self.broken:
-                raise OSError("no space left on device")
+                raise OSError(28, "No space left on device")
 
     def load(self, folder):
         self.weight = json.loads((folder / "policy" / "weights.json").read_text())
@@ -92,7 +92,7 @@ def test_a_crash_while_saving_leaves_the_last_one_whole(keep, tmp_path):
     advance(keeper, crew, part, [1])
     crew.broken = True
     with (
-        pytest.raises(NotSaved, match="step-000002 could not be written, with .* GiB free on its disk: no space"),
+        pytest.raises(NotSaved, match="step-000002 could not be written, with .* GiB free on its disk: .*No space"),
         keeper,
     ):
         advance(keeper, crew, part, [2])
