@@ -72,11 +72,6 @@ def together(items: Iterable[int], place: Callable[[int], Hashable]) -> list[lis
     return sorted(at.values(), key=len, reverse=True)
 
 
-def share(amount: float, residents: int) -> float:
-    """What each of `residents` may ask of a bundle. Ray rounds to ten-thousandths: thirds of 2 would be more than 2."""
-    return int(10_000 * amount / residents) / 10_000
-
-
 def gpus_asked(run: RunConfig) -> dict[str, set[int]]:
     """Cluster-wide GPU numbers of each role of the run."""
     return {role: set(seat.all_gpus) for role, seat in layout(run).items()}

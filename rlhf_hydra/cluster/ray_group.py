@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlhf_hydra.cluster.berth import ENGINE, VARIABLE
 from rlhf_hydra.cluster.group import Factory, Pending, WorkerFailed, invoke
-from rlhf_hydra.cluster.hardware import NotEnough, bundles, comparison, gpus_asked, preflight, require, seated, share
+from rlhf_hydra.cluster.hardware import NotEnough, bundles, comparison, gpus_asked, preflight, require, seated
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.layout import RoleLayout, layout
 from rlhf_hydra.config.schema import RunConfig, is_dashboard
@@ -184,8 +184,8 @@ class Bundles:
         gpus = self.seats[role].gpus[rank]
         residents = sum(gpus[0] in seat.all_gpus for seat in self.seats.values()) if gpus else 1
         options = {
-            "num_cpus": share(self.run.cluster.cpus_per_worker, residents),
-            "num_gpus": share(1, residents) if gpus else 0,
+            "num_cpus": self.run.cluster.cpus_per_worker / residents,
+            "num_gpus": 1 / residents if gpus else 0,
             "scheduling_strategy": self._seat(role, rank),
             "runtime_env": {"env_vars": self._environment(role, gpus)},
         }

@@ -1,6 +1,6 @@
 import pytest
 
-from rlhf_hydra.cluster.hardware import NotEnough, gpus_asked, gpus_here, preflight, require, seated, share
+from rlhf_hydra.cluster.hardware import NotEnough, gpus_asked, gpus_here, preflight, require, seated
 from rlhf_hydra.config.schema import GPU, PPO, Cluster, Engine, Placement, Seat
 
 
@@ -85,8 +85,3 @@ def test_bundles_that_are_scattered_are_dealt_fullest_node_first():
     """Two nodes of four were asked for; Ray found five GPUs on one node and three on another."""
     nodes = dict(enumerate("xyyxyxyy"))
     assert list(seated(range(8), 4, nodes).values()) == [1, 2, 4, 6, 7, 0, 3, 5]
-
-
-@pytest.mark.parametrize(("amount", "residents", "each"), [(2, 3, 0.6666), (1, 4, 0.25), (0.2, 5, 0.04), (3, 1, 3)])
-def test_shares_of_a_bundle_fit_into_it(amount, residents, each):
-    assert share(amount, residents) == each

@@ -28,7 +28,7 @@ CASES = {
     "zero0": Strategy(name="deepspeed", zero_stage=0),
     "zero1": Strategy(name="deepspeed", zero_stage=1),
     "zero2": Strategy(name="deepspeed", zero_stage=2),
-    "zero3": Strategy(name="deepspeed", zero_stage=3),
+    "zero3": Strategy(name="deepspeed", zero_stage=3, gradient_checkpointing=True),  # as on clusters with GPUs
     "offload": Strategy(name="deepspeed", zero_stage=2, offload_optimizer=True),
     "bfloat16": Strategy(name="deepspeed", zero_stage=2, dtype="bfloat16"),
 }
