@@ -3,7 +3,8 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,10 @@ MODEL = "model"
 
 class NoCheckpoint(Failure):
     """A run cannot go on, since nothing of it was saved."""
+
+
+class NotSaved(Failure):
+    """The disk is full; the checkpoints that there were are still there."""
 
 
 class NoMetric(Failure):
@@ -142,14 +147,15 @@ class Keeper:
 
     def _save(self, is_best: bool = False) -> None:
         final = self.folder / FOLDER / f"step-{self.step:06d}"
+        for dead in (self.folder / FOLDER).glob("step-*.part"):
+            shutil.rmtree(dead)
         aside = final.with_suffix(".part")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        self.crew.save(aside.resolve())
-        if is_best:
-            self.crew.export(aside.resolve() / MODEL)
-        record = {"step": self.step, "state": json.loads(self.state)}
-        (aside / DRIVER).write_text(json.dumps(record, indent=1) + "\n")
+        try:
+            with writing(final):
+                self._write(aside, is_best)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
         replaced = final.with_name(f"{final.name}-replaced.part")
         if final.exists():  # it is not whole, or lacks what was evaluated since
             final.rename(replaced)
@@ -163,11 +169,37 @@ class Keeper:
         self.saved = self.step
         self.note(f"saved {final}" + (f", the best {self.best.metric}: {self.best.value:.4g}" if is_best else ""))
 
+    def _write(self, folder: Path, is_best: bool) -> None:
+        folder.mkdir(parents=True)
+        self.crew.save(folder.resolve())
+        if is_best:
+            self.crew.export(folder.resolve() / MODEL)
+        record = {"step": self.step, "state": json.loads(self.state)}
+        (folder / DRIVER).write_text(json.dumps(record, indent=1) + "\n")
+
     def _link(self, checkpoint: Path) -> None:
         aside = checkpoint.with_name(f"{BEST}.part")
         aside.unlink(missing_ok=True)
         aside.symlink_to(checkpoint.name)
         aside.replace(checkpoint.with_name(BEST))
+
+
+FULL = ("No space left on device", "Disk quota exceeded", "inline_container")
+"""What the libraries that write weights say of a full disk; the last is torch's."""
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """In here `folder` is written, whose parents are there. NotSaved if its disk has no room."""
+    try:
+        yield
+    except Exception as error:
+        if not any(word in str(error) for word in FULL):
+            raise
+        free = shutil.disk_usage(next(place for place in folder.parents if place.exists())).free / 2**30
+        reason = str(error).strip().splitlines()[-1]
+        says = f"{folder} could not be written, with {free:.2f} GiB free on its disk: {reason}"
+        raise NotSaved(f"{says}\nMake room; task=resume goes on from the newest checkpoint.") from error
 
 
 def whole(run_folder: Path) -> list[Path]:

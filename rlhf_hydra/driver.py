@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
 
             for step in range(done + 1, run.steps + 1):
                 clock = Clock()
-                sampled, found = sampling.collect(crew, prompts, reserve, tokenizer, algorithm, run, step)
+                with crew.engine.awake():
+                    sampled, found = sampling.collect(crew, prompts, reserve, tokenizer, algorithm, run, step)
                 clock.lap("generate")
                 batch, scored = experience.evaluate(crew, sampled, tokenizer, algorithm, run)
                 clock.lap("score")
@@ -95,7 +96,8 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
                     kl.update(metrics.get("policy/kl", math.nan), len(batch))
                     keeper.mark(step)
                 settle(evaluate, keeper, tracker, interrupts, metrics)
-            crew.export(folder.resolve() / "model")
+            with interrupts.held(), checkpoint.writing(folder / "model"):
+                crew.export(folder.resolve() / "model")
 
 
 @contextmanager
@@ -110,7 +112,8 @@ def tracked(run: RunConfig, folder: Path, command: str, start: Path | None) -> I
         tracker.finish("stopped", str(stop))
         raise SystemExit(stop.code) from None
     except Failure as failure:
-        tracker.finish("failed", str(failure))
+        with suppress(OSError):  # where the disk is full there may be no room for the curves either
+            tracker.finish("failed", str(failure))
         raise SystemExit(1) from failure
     except BaseException as error:
         tracker.finish("failed", f"{type(error).__name__}: {error}")

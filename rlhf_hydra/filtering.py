@@ -10,7 +10,7 @@ from rlhf_hydra.algos.sampling import informative
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.config.schema import Filter
 from rlhf_hydra.rewards.base import RewardError, Sample
-from rlhf_hydra.rewards.function import load
+from rlhf_hydra.rewards.function import load, reason
 
 Criterion = Callable[[RolloutBatch, Sequence[Sample], Sequence[float]], list[bool]]
 """(batch, samples, rewards), of rows that lie group by group -> for each group, whether it is accepted."""
@@ -33,9 +33,12 @@ def by_function(path: str, batch: RolloutBatch, samples: Sequence[Sample], rewar
     """RewardError if the function says anything but True or False."""
     function = loaded(path)
     starts = firsts(batch.group.tolist())
-    verdicts = []
+    verdicts: list[bool] = []
     for start, end in zip(starts, [*starts[1:], len(samples)], strict=True):
-        verdict = function(list(samples[start:end]), list(rewards[start:end]))
+        try:
+            verdict = function(list(samples[start:end]), list(rewards[start:end]))
+        except Exception as error:
+            raise RewardError(f"algo.filter.path={path} failed on prompt {len(verdicts)}: {reason(error)}") from error
         if not isinstance(verdict, bool):
             raise RewardError(f"algo.filter.path={path} returned {verdict!r}; expected True or False")
         verdicts.append(verdict)

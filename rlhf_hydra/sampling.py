@@ -218,11 +218,10 @@ def sample(
     seeds = [derive(run.seed, "sample", step, part, row) for row in range(len(asked))]
     sampling = Sampling.from_config(run.rollout)
     greedy: list[Response] = []
-    with crew.engine.awake():
-        responses = crew.engine.generate(asked, seeds, sampling, [its for its in images for _ in range(n)])
-        if algorithm.needs_greedy:
-            asked, likeliest = [p.tokens for p in prompts], sampling.likeliest()
-            greedy = crew.engine.generate(asked, seeds[: len(prompts)], likeliest, images)
+    responses = crew.engine.generate(asked, seeds, sampling, [its for its in images for _ in range(n)])
+    if algorithm.needs_greedy:
+        asked, likeliest = [p.tokens for p in prompts], sampling.likeliest()
+        greedy = crew.engine.generate(asked, seeds[: len(prompts)], likeliest, images)
     batch, samples = laid_out(prompts, responses, tokenizer, first_group)
     _, beside = laid_out(prompts, greedy, tokenizer, first_group) if greedy else (None, [])
     waiting = crew.reward.score(beside) if greedy else None

@@ -67,7 +67,8 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
                         stop_if_broken(watch, metrics, step)
                         keeper.mark(step)
                     settle(exam.evaluate, keeper, tracker, interrupts, metrics)
-            learner.export(folder.resolve() / "model")
+            with interrupts.held(), checkpoint.writing(folder / "model"):
+                learner.export(folder.resolve() / "model")
             if learner.facts:
                 tracker.note(exam.advice(folder / "model"))
 

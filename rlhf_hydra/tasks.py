@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import yaml
 
 from rlhf_hydra import provenance
-from rlhf_hydra.checkpoint import step_of, whole
+from rlhf_hydra.checkpoint import latest, step_of, whole
 from rlhf_hydra.cluster import jobs
 from rlhf_hydra.cluster.hardware import preflight
 from rlhf_hydra.config.check import checked_resume, checked_run
@@ -160,6 +160,10 @@ def send(args: Namespace, address: str | None) -> NoReturn:
 def resume(args: Namespace, composer: Composer) -> None:
     """Go on with the run in `run=FOLDER`."""
     folder, run = saved_run(args)
+    done = step_of(latest(folder))
+    if 0 < run.steps < done:
+        says, fix = f"the run has done {done} steps", f"Set it to more than {done}, or drop it."
+        raise ConfigError([Problem("resume", "steps", says, fix, run.steps, COMMAND_LINE)])
     log_to(folder)
     begin(run, folder.resolve(), saved_command(folder / "run.yaml"), resume=True)
 

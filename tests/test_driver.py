@@ -37,7 +37,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(algo, stra
         ["algo=grpo", "data@algo.ptx.data=toy", "algo.ptx.coef=0.1", "algo.ptx.samples_per_update=5"],
         ["algo=dapo", "data=blend"],
         ["algo=dapo", "algo.filter.oversample=2.5", "algo.correction.weight=token", "engine.max_sequences=16"],
-        ["algo=ppo", "policy.lora.rank=4", "critic.lora.rank=4", "policy.ema=0.9"],
+        ["algo=ppo", "policy.lora.rank=4", "policy.lora.dropout=0.5", "critic.lora.rank=4", "policy.ema=0.9"],
     ],
 )
 def test_a_resumed_run_equals_one_that_never_stopped(options, tmp_path):

@@ -31,6 +31,7 @@ def ray_cluster():
 
     with tempfile.TemporaryDirectory(prefix="rlhf_hydra_test_", dir="/tmp", ignore_cleanup_errors=True) as folder:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        quiet |= {} if torch.cuda.is_available() else {"num_gpus": 2}
         ray.init(address="local", include_dashboard=HAS_DASHBOARD, _temp_dir=folder, **quiet)
         yield ray
         ray.shutdown()
@@ -54,6 +55,17 @@ def test_two_policy_workers_give_the_numbers_of_one(ppo_over_ray, ray_cluster, t
     seats = ["cluster.placement.policy.workers=2", "strategy.zero_stage=3"]
     two = run(tmp_path / "two", *OVER_RAY, *SMALL, "algo=ppo", "steps=6", *seats)
     assert largest_difference(metrics(ppo_over_ray), two) < 1e-3
+
+
+@pytest.mark.deepspeed
+@pytest.mark.skipif(torch.cuda.is_available(), reason="its GPUs are pretended")
+def test_roles_that_share_gpus_give_the_numbers_of_this_process(ray_cluster, tmp_path):
+    """Two GPUs that Ray takes our word for, so their workers compute on the CPU: one each of three roles."""
+    seats = [f"cluster.placement.{role}.gpus=0-1" for role in ("policy", "reference", "engine")]
+    options = [*SMALL, "algo=grpo", "algo.kl.coef=0.01", "steps=2"]
+    shared = run(tmp_path / "shared", *OVER_RAY, *options, "cluster.gpus_per_node=2", *seats)
+    assert largest_difference(shared, run(tmp_path / "local", *IN_PROCESS, *options)) < 1e-5
+    assert nothing_is_left(ray_cluster)
 
 
 @pytest.mark.deepspeed

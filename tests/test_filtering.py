@@ -39,6 +39,9 @@ def test_a_function_judges_prompt_by_prompt(tmp_path):
     file = tmp_path / "keep.py"
     file.write_text("def best(samples, rewards):\n    return len(samples) == 2 and max(rewards) == 1\n")
     assert accepted(Filter(by="function", path=f"{file}:best")) == [False, True, True, False]
+    file.write_text("def broken(samples, rewards):\n    return samples[9]\n")
+    with pytest.raises(RewardError, match="failed on prompt 0: IndexError: .*keep.py, line 2"):
+        accepted(Filter(by="function", path=f"{file}:broken"))
     file = tmp_path / "vague.py"
     file.write_text("def maybe(samples, rewards):\n    return None\n")
     with pytest.raises(RewardError, match="algo.filter.path=.*maybe returned None"):

@@ -143,15 +143,18 @@ def overlap(seats: dict[str, RoleLayout], one: str, other: str) -> bool:
 
 @contextmanager
 def ray_groups(run: RunConfig, factories: dict[str, Factory], note: Note) -> Iterator[dict[str, Group]]:
-    """All roles as actors of one placement group; they load side by side."""
+    """All roles as actors of one placement group. They load side by side, but for an engine whose GPUs others use too:
+    it measures what is free of them while it starts."""
     from rlhf_hydra.cluster.ray_group import Bundles, RayGroup, connected
 
     with connected(run), closing(Bundles(run)) as bundles, ExitStack() as started:
         note(f"starting {', '.join(factories)}")
-        start, groups = time.monotonic(), {}
+        start, seats, groups = time.monotonic(), layout(run), {}
         for role, make in factories.items():
-            groups[role] = RayGroup(role, make, layout(run)[role], bundles)
+            groups[role] = RayGroup(role, make, seats[role], bundles)
             started.callback(groups[role].close)
+            if role == ENGINE and any(overlap(seats, ENGINE, other) for other in factories.keys() - {ENGINE}):
+                groups[role].ready.get()
         for role, group in groups.items():
             stayed, took = all(group.ready.get()), time.monotonic() - start
             note(f"{role} taken over, ready after {took:.1f} s" if stayed else f"{role} ready after {took:.0f} s")

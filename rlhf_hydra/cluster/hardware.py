@@ -3,7 +3,9 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from io import StringIO
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -50,6 +52,24 @@ def bundles(run: RunConfig) -> list[dict[str, float]]:
     on_cpu = sum(not worker for seat in seats for worker in seat.gpus)
     share = run.cluster.cpus_per_worker
     return [{"GPU": 1.0, "CPU": share} for _ in gpus] + [{"CPU": share} for _ in range(on_cpu)]
+
+
+def seated(gpus: Sequence[int], per_node: int, nodes: Mapping[int, str]) -> dict[int, int]:
+    """GPU -> its bundle, one of the first `len(gpus)`, of which `nodes` says where Ray has put them.
+
+    GPUs that the config puts on one node get bundles of one node, wherever Ray has packed as many together.
+    """
+    asked = together(gpus, lambda gpu: gpu // per_node)
+    found = together(range(len(gpus)), nodes.__getitem__)
+    return dict(zip(chain(*asked), chain(*found), strict=True))
+
+
+def together(items: Iterable[int], place: Callable[[int], Hashable]) -> list[list[int]]:
+    """The items at each place, the fullest place first."""
+    at: dict[Hashable, list[int]] = {}
+    for item in items:
+        at.setdefault(place(item), []).append(item)
+    return sorted(at.values(), key=len, reverse=True)
 
 
 def gpus_asked(run: RunConfig) -> dict[str, set[int]]:

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlhf_hydra.cluster.berth import ENGINE, VARIABLE
 from rlhf_hydra.cluster.group import Factory, Pending, WorkerFailed, invoke
-from rlhf_hydra.cluster.hardware import NotEnough, bundles, comparison, gpus_asked, preflight, require
+from rlhf_hydra.cluster.hardware import NotEnough, bundles, comparison, gpus_asked, preflight, require, seated
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.layout import RoleLayout, layout
 from rlhf_hydra.config.schema import RunConfig, is_dashboard
@@ -135,8 +135,9 @@ class Bundles:
         self.gpus = sorted({gpu for seat in self.seats.values() for gpu in seat.all_gpus})
         self.on_cpu = [(role, i) for role, s in self.seats.items() for i in range(s.workers) if not s.gpus[i]]
         self.group = self._reserve(bundles(run))
-        nodes = placement_group_table(self.group)["bundles_to_node_id"]
-        self.order = sorted(range(len(self.gpus)), key=lambda b: (nodes[b], b))
+        self.nodes: dict[int, str] = placement_group_table(self.group)["bundles_to_node_id"]
+        self.bundle = seated(self.gpus, run.cluster.gpus_per_node, self.nodes)
+        self._keep_together()
 
     def _reserve(self, wanted: list[dict[str, float]]) -> PlacementGroup:
         """NotEnough at once if the cluster could never hold it, and after `start_timeout_s` if others keep it busy."""
@@ -160,6 +161,19 @@ class Bundles:
             )
         return group
 
+    def _keep_together(self) -> None:
+        """NotEnough where a worker's GPUs are on several nodes: it is one process, or starts others beside it."""
+        for role, seat in self.seats.items():
+            for gpus in seat.gpus:
+                nodes = {self.nodes[self.bundle[gpu]] for gpu in gpus}
+                if len(nodes) > 1:
+                    self.close()
+                    raise NotEnough(
+                        f"{role} on GPUs {', '.join(map(str, gpus))} needs them on one node, and Ray found them on "
+                        f"{len(nodes)}: lower engine.tensor_parallel, or wait until a node is free",
+                        comparison(self.run, gpus_asked(self.run), len(self.gpus), "the Ray cluster"),
+                    )
+
     def actor(self, role: str, rank: int) -> Any:
         """The process of one worker, on its seat: a new one, or of a role that stays the one that is there."""
         stays: dict[str, Any] = {}
@@ -182,16 +196,14 @@ class Bundles:
 
     def _seat(self, role: str, rank: int) -> PlacementGroupSchedulingStrategy:
         gpus = self.seats[role].gpus[rank]
-        bundle = self._bundle(gpus[0]) if gpus else len(self.gpus) + self.on_cpu.index((role, rank))
+        bundle = self.bundle[gpus[0]] if gpus else len(self.gpus) + self.on_cpu.index((role, rank))
         return PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle)
-
-    def _bundle(self, gpu: int) -> int:
-        return self.order[self.gpus.index(gpu)]
 
     def _environment(self, role: str, gpus: tuple[int, ...]) -> dict[str, str]:
         if not gpus:
             threads = max(1, (os.cpu_count() or 1) // self.seats[role].workers)
-            return QUIET | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)}
+            # Ray shows all GPUs of a node to an actor that has asked for none.
+            return QUIET | {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)}
         if len(gpus) == 1:
             return QUIET
         # An actor lives in one bundle, but an engine over several GPUs must see all of them.
@@ -203,7 +215,7 @@ class Bundles:
 
     def _device(self, gpu: int) -> Any:
         """The number by which its node knows this GPU."""
-        seat = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=self._bundle(gpu))
+        seat = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=self.bundle[gpu])
         return ray.remote(_first_gpu).options(num_cpus=0, num_gpus=0.001, scheduling_strategy=seat).remote()
 
     def close(self) -> None:

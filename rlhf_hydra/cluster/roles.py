@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, pairwise
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ NOT_SUMMED = ("/lr", "/grad_norm", "/skipped")
 
 
 class Scattered:
-    """Results of `scatter`ed rows, put back in the batch's order."""
+    """What the workers say about the rows that they were dealt, put back in the batch's order."""
 
     def __init__(self, pending: Pending, rows: list[list[int]], shape: tuple[int, ...]) -> None:
         self.pending, self.rows, self.shape = pending, rows, shape
@@ -128,7 +129,8 @@ class Unadapted(TokenModel):
 
 
 class Engines:
-    """The engine role: prompts are dealt to the engines in turn."""
+    """The engine role. Neighbours go to the same engine, which reads what they have in common once: a prompt that is
+    to be answered several times."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
@@ -136,21 +138,20 @@ class Engines:
     def generate(
         self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling, images: Images = ()
     ) -> list[Response]:
-        n = self.group.size
-        calls = [(list(prompts[i::n]), list(seeds[i::n]), sampling, images[i::n]) for i in range(n)]
-        responses: list[Response] = [None] * len(prompts)  # type: ignore[list-item]
-        for i, part in enumerate(self.group.each("generate", calls).get()):
-            responses[i::n] = part
-        return responses
+        ends = [len(prompts) * i // self.group.size for i in range(self.group.size + 1)]
+        parts = [slice(*span) for span in pairwise(ends)]
+        calls = [(list(prompts[part]), list(seeds[part]), sampling, images[part]) for part in parts]
+        return list(chain.from_iterable(self.group.each("generate", calls).get()))
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Holding GPU memory; engines that share GPUs with training roles give it back afterwards."""
+        """Holding GPU memory; engines that share GPUs with training roles give it back afterwards.
+
+        An error or a stop in here ends the run, and is not kept waiting by what the engines may still be at.
+        """
         self.group.all("wake").get()
-        try:
-            yield
-        finally:
-            self.group.all("sleep").get()
+        yield
+        self.group.all("sleep").get()
 
     def logprobs(self, sequences: list[list[int]], images: Images = ()) -> list[list[list[float]]]:
         """Of every engine: log p of each token of each sequence, at temperature 1."""

@@ -99,10 +99,10 @@ class Adapters:
         )
 
 
-def load_options(adapters: Adapters | None) -> dict[str, Any]:
-    """How `from_pretrained` is to hold the weights: in float32 where they learn, as asked where they don't."""
+def load_options(adapters: Adapters | None, dtype: torch.dtype) -> dict[str, Any]:
+    """How `from_pretrained` is to hold the weights: as `dtype`, or beside adapters in the type of these."""
     if adapters is None:
-        return {"dtype": torch.float32}
+        return {"dtype": dtype}
     if adapters.cfg.quantize == "none":
         return {"dtype": adapters.dtype}
     from transformers import BitsAndBytesConfig

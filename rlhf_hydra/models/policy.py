@@ -61,10 +61,15 @@ class PolicyModel(nn.Module):
 
     @classmethod
     def load(
-        cls, folder: str, trust_remote_code: bool = False, router: bool = False, adapters: Adapters | None = None
+        cls,
+        folder: str,
+        trust_remote_code: bool = False,
+        router: bool = False,
+        adapters: Adapters | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Self:
         """`router`: also compute the router loss. NoExperts if the model has none."""
-        lm = load_lm(folder, packed=True, trust_remote_code=trust_remote_code, **load_options(adapters))
+        lm = load_lm(folder, packed=True, trust_remote_code=trust_remote_code, **load_options(adapters, dtype))
         check_packable(lm)
         if adapters is not None:
             adapters.attach(lm)

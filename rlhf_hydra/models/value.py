@@ -49,6 +49,7 @@ class ValueModel(nn.Module):
         std: float = 1.0,
         router: bool = False,
         adapters: Adapters | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Self:
         """From a reward model, or from a language model with a new head, N(0, 1 / (hidden + 1)), drawn with `seed`.
 
@@ -72,14 +73,14 @@ class ValueModel(nn.Module):
             attn_implementation=ATTENTION,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
-            **load_options(adapters),
+            **load_options(adapters, dtype),
         )
         classifier = all_there(folder, loaded, new=() if has_head else [f"{HEAD}.weight"])
         check_packable(classifier)
         if not has_head:
             generator = torch.Generator().manual_seed(seed or 0)
             weight = classifier.score.weight.data
-            weight.normal_(0.0, (weight.shape[1] + 1) ** -0.5, generator=generator)
+            weight.copy_(torch.randn(weight.shape, generator=generator) * (weight.shape[1] + 1) ** -0.5)
         if adapters is not None:
             adapters.attach(classifier, head=HEAD)
         return cls(classifier, mean, std, router) if has_head else cls(classifier, router=router)

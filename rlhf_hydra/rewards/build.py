@@ -22,10 +22,20 @@ def build(cfg: Reward, score_model: Callable[[ModelReward], Score] | None = None
         case ModelReward():
             if score_model is None:
                 raise RewardError(f"reward `{cfg.name}` is a model, and no model can be placed here")
-            return Scorer(score_model(cfg))
+            return Scorer(finite(score_model(cfg), f"reward `{cfg.name}`"))
         case CompositeReward():
             return _composite(cfg, score_model)
     raise RewardError(f"reward `{cfg.name}` is none of rule, function, model, process, composite")
+
+
+def finite(score: Score, who: str) -> Score:
+    """RewardError for a total that is no number: a model's can overflow in 16 bits."""
+
+    def checked(samples: list[Sample]) -> Scores:
+        scores = score(samples)
+        return Scores(floats(scores.total, samples, who), scores.parts, scores.steps)
+
+    return checked
 
 
 def _composite(cfg: CompositeReward, score_model: Callable[[ModelReward], Score] | None) -> Scorer:
@@ -60,7 +70,6 @@ def _composite(cfg: CompositeReward, score_model: Callable[[ModelReward], Score]
 
 def _part(name: str, scorer: Scorer, samples: list[Sample]) -> Scores:
     try:
-        scores = scorer(samples)
-        return Scores(floats(scores.total, samples, "its values"), scores.parts, scores.steps)
+        return finite(scorer, "its values")(samples)
     except Exception as error:
         raise RewardError(f"reward part `{name}`: {error}") from error

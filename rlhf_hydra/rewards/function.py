@@ -31,12 +31,16 @@ def build(cfg: FunctionReward) -> Scorer:
         try:
             result = function(list(samples), **cfg.kwargs)
         except Exception as error:
-            line = traceback.extract_tb(error.__traceback__)[-1]
-            reason = f"{type(error).__name__}: {error} ({line.filename}, line {line.lineno})"
-            raise RewardError(f"{who} failed on {len(samples)} samples: {reason}") from error
+            raise RewardError(f"{who} failed on {len(samples)} samples: {reason(error)}") from error
         return _scores(result, samples, who)
 
     return Scorer(score)
+
+
+def reason(error: Exception) -> str:
+    """What went wrong in a user's code, and where."""
+    line = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({line.filename}, line {line.lineno})"
 
 
 def load(path: str, key: str = "reward.path") -> Callable[..., Any]:

@@ -31,6 +31,8 @@ class Trainer(Protocol):
     """A model in its sharded form, with its optimizer. Gradients add up over calls of `backward` and over ranks."""
 
     device: torch.device
+    steps: int
+    """Optimizer steps so far."""
 
     def forward(self, *args: Any, train: bool) -> Any:
         """Call the model."""
@@ -187,6 +189,15 @@ def load_learned(model: nn.Module, state: dict[str, Tensor]) -> None:
     if odd := learned_state(model).keys() ^ state.keys():
         fix = "go on with the model and the adapters that it began with, or start a new run"
         raise OtherWeights(f"cannot resume: the saved weights are not those of this model, such as {min(odd)}; {fix}")
+
+
+def loaded_as(cfg: Strategy) -> torch.dtype:
+    """The type in which a trainer wants the weights of its model.
+
+    DeepSpeed computes in one type and keeps float32 copies of what learns by itself. Weights that are loaded in the
+    type of their file are the file, mapped: the workers of a node then hold it in memory once, however many they are.
+    """
+    return dtype_of(cfg.dtype) if cfg.name == "deepspeed" else torch.float32
 
 
 def dtype_of(name: str) -> torch.dtype:

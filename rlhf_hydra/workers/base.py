@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from rlhf_hydra.batch import RolloutBatch
+from rlhf_hydra.config.seeds import derive
 from rlhf_hydra.data.packing import Bins
 from rlhf_hydra.models.lora import Adapters, merged
 from rlhf_hydra.models.value import HEAD, pad_apart
@@ -51,11 +52,13 @@ Share = Callable[[RolloutBatch], tuple[Tensor, dict[str, Tensor]]]
 """A micro-batch's share of the step's loss, and of metrics."""
 
 
-def update(trainer: Trainer, role: str, *parts: tuple[Shard, Share]) -> dict[str, float]:
+def update(trainer: Trainer, role: str, seed: int, *parts: tuple[Shard, Share]) -> dict[str, float]:
     """One optimizer step on the rows of all `parts`, each with its own loss.
 
-    The metrics are this rank's summands, but for what the trainer says, which is named after the role.
+    `seed`: the run's, from which each step draws its dropout. The metrics are this rank's summands, but for what the
+    trainer says, which is named after the role.
     """
+    torch.manual_seed(derive(seed, "dropout", role, trainer.steps))
     metrics: dict[str, float] = {}
     work = [(batch, share) for shard, share in parts for batch in shard]
     for i, (batch, share) in enumerate(work):

@@ -13,7 +13,7 @@ from rlhf_hydra.config.seeds import derive
 from rlhf_hydra.models.lora import Adapters
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.models.value import ValueModel
-from rlhf_hydra.strategy.base import Rank, build_trainer
+from rlhf_hydra.strategy.base import Rank, build_trainer, loaded_as
 from rlhf_hydra.workers.base import Shard, forward_rows, update
 
 
@@ -22,8 +22,15 @@ class CriticWorker:
         self.run, self.rank = run, rank
         shaping, seed = run.rl.shaping, derive(run.seed, "critic head")
         mean, std = (shaping.mean, shaping.std) if shaping.normalize == "stored" else (0.0, 1.0)
-        trust, adapters = run.model.trust_remote_code, Adapters.of(run.critic.lora, run, folder)
-        model = ValueModel.load(folder, seed=seed, trust_remote_code=trust, mean=mean, std=std, adapters=adapters)
+        model = ValueModel.load(
+            folder,
+            seed=seed,
+            trust_remote_code=run.model.trust_remote_code,
+            mean=mean,
+            std=std,
+            adapters=Adapters.of(run.critic.lora, run, folder),
+            dtype=loaded_as(run.strategy),
+        )
         if run.strategy.gradient_checkpointing:
             model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
         self.algorithm = algorithm(run.rl, run.rollout)
@@ -47,7 +54,7 @@ class CriticWorker:
             values = packed.unpack(self.trainer.forward(packed, train=True))
             return self.algorithm.value_loss(values, batch, totals)
 
-        return update(self.trainer, "critic", (shard, compute))
+        return update(self.trainer, "critic", self.run.seed, (shard, compute))
 
     def save(self, folder: Path) -> None:
         self.trainer.save(folder)

@@ -15,7 +15,7 @@ from rlhf_hydra.config.schema import Optim, RunConfig
 from rlhf_hydra.models.lora import Adapters, merged, switched_off
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.models.policy import PolicyModel
-from rlhf_hydra.strategy.base import Rank, build_trainer, dtype_of
+from rlhf_hydra.strategy.base import Rank, build_trainer, dtype_of, loaded_as
 from rlhf_hydra.workers.base import Shard, forward_rows, update, write_model
 from rlhf_hydra.workers.weights import Bucket, buckets
 
@@ -32,7 +32,7 @@ class ReferenceWorker:
     def __init__(self, run: RunConfig, folder: str, rank: Rank) -> None:
         self.run, self.folder, self.rank = run, folder, rank
         trust, router = run.model.trust_remote_code, self.router_coef > 0
-        model = PolicyModel.load(folder, trust, router, self.adapters)
+        model = PolicyModel.load(folder, trust, router, self.adapters, loaded_as(run.strategy))
         if self.optim is not None and run.strategy.gradient_checkpointing:
             model.lm.gradient_checkpointing_enable({"use_reentrant": False})
         self.lm = model.lm
@@ -92,7 +92,7 @@ class PolicyWorker(ReferenceWorker):
         parts = [(shard, partial(self._learn, totals=totals, kl_coef=kl_coef))]
         if texts is not None and text_totals is not None:
             parts.append((texts, partial(self._imitate, totals=text_totals)))
-        return update(self.trainer, "policy", *parts)
+        return update(self.trainer, "policy", self.run.seed, *parts)
 
     def _learn(self, batch: RolloutBatch, totals: StepTotals, kl_coef: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The algorithm's share of the step's loss, and the routers'."""

@@ -29,11 +29,12 @@ class RewardWorker:
             self.judge = build(eval_reward(run), lambda reward: load(reward, run, folder))
 
     def score(self, samples: list[Sample]) -> Scores:
-        return self.scorer(samples)
+        """A worker may get none of a small batch; what judges whole batches is not asked about nothing."""
+        return self.scorer(samples) if samples else Scores([])
 
     def evaluate(self, samples: list[Sample]) -> Scores:
         """By `eval.reward`."""
-        return self.judge(samples)
+        return self.judge(samples) if samples else Scores([])
 
     def close(self) -> None:
         self.scorer.close()
@@ -51,10 +52,10 @@ def load(cfg: ModelReward, run: RunConfig, policy_folder: str) -> "RewardModel |
 class Reader:
     """A model that reads prompts and responses; their tokens are reused if it shares the policy's vocabulary."""
 
-    def __init__(self, cfg: ModelReward, model: nn.Module, folder: str, run: RunConfig, policy_folder: str) -> None:
+    def __init__(self, cfg: ModelReward, model: nn.Module, folder: str, policy_folder: str) -> None:
         self.name, self.max_tokens = cfg.name, cfg.tokens_per_microbatch
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model: Any = model.to(self.device, dtype_of(run.strategy.dtype)).eval().requires_grad_(False)
+        self.model: Any = model.to(self.device).eval().requires_grad_(False)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.shares_tokens = self.tokenizer.get_vocab() == AutoTokenizer.from_pretrained(policy_folder).get_vocab()
 
@@ -74,8 +75,9 @@ class RewardModel(Reader):
 
     def __init__(self, cfg: ModelReward, run: RunConfig, policy_folder: str) -> None:
         folder = resolve(cfg.path, cfg.hub, cfg.revision)
-        model = ValueModel.load(folder, trust_remote_code=run.model.trust_remote_code)
-        super().__init__(cfg, model, folder, run, policy_folder)
+        dtype = dtype_of(run.strategy.dtype)
+        model = ValueModel.load(folder, trust_remote_code=run.model.trust_remote_code, dtype=dtype)
+        super().__init__(cfg, model, folder, policy_folder)
 
     def __call__(self, samples: Sequence[Sample]) -> Scores:
         tokens = [s.tokens if self.shares_tokens else self.encode(s.prompt + s.response) for s in samples]
@@ -105,8 +107,8 @@ class ProcessModel(Reader):
 
     def __init__(self, cfg: ProcessReward, run: RunConfig, policy_folder: str) -> None:
         folder = resolve(cfg.path, cfg.hub, cfg.revision)
-        model = PolicyModel.load(folder, run.model.trust_remote_code).lm
-        super().__init__(cfg, model, folder, run, policy_folder)
+        model = PolicyModel.load(folder, run.model.trust_remote_code, dtype=dtype_of(run.strategy.dtype)).lm
+        super().__init__(cfg, model, folder, policy_folder)
         self.cfg = cfg
         self.good, self.bad = (self._token(word, "step_tokens") for word in cfg.step_tokens)
         self.mark = None if cfg.placeholder is None else self._token(cfg.placeholder, "placeholder")

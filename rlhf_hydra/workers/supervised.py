@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -21,7 +22,7 @@ from rlhf_hydra.models.packed import Packed, pack
 from rlhf_hydra.models.policy import PolicyModel
 from rlhf_hydra.models.steps import StepModel
 from rlhf_hydra.models.value import Scorer, ValueModel
-from rlhf_hydra.strategy.base import Rank, build_trainer
+from rlhf_hydra.strategy.base import Rank, build_trainer, loaded_as
 from rlhf_hydra.workers.base import Shard, add, forward_rows, update, write_model
 
 
@@ -42,27 +43,29 @@ class LearnerWorker:
             self.inner.gradient_checkpointing_enable({"use_reentrant": False})
         self.trainer = build_trainer(run.strategy, model, run.policy.optim, run.steps, rank, run.policy.ema)
         if isinstance(run.algo, KD):
-            self.teacher = load_teacher(run.algo, folder)
+            self.teacher = load_teacher(run.algo, folder, loaded_as(run.strategy))
             self.teaching = build_trainer(run.strategy, self.teacher, None, 0, rank)
 
     def _load(self) -> PolicyModel | ValueModel:
         trust, router = self.run.model.trust_remote_code, self.router_coef > 0
+        dtype = loaded_as(self.run.strategy)
         match self.objective.output:
             case "scores":
                 seed = derive(self.run.seed, "head")
                 return Scorer.load(
-                    self.folder, seed=seed, trust_remote_code=trust, router=router, adapters=self.adapters
+                    self.folder, seed=seed, trust_remote_code=trust, router=router, adapters=self.adapters, dtype=dtype
                 )
             case "choices":
                 self.step_tokens = step_tokens(self.folder, self.run.data.step_tokens)
-                return StepModel.load(self.folder, trust, router, self.adapters)
+                return StepModel.load(self.folder, trust, router, self.adapters, dtype)
             case "divergence":
-                return Student.load(self.folder, trust, router, self.adapters)
-        return PolicyModel.load(self.folder, trust, router, self.adapters)
+                return Student.load(self.folder, trust, router, self.adapters, dtype)
+        return PolicyModel.load(self.folder, trust, router, self.adapters, dtype)
 
     def step(self, shard: Shard, totals: Totals) -> dict[str, float]:
         """One optimizer step on this rank's rows; metrics are its summands, but for what the trainer says."""
-        return update(self.trainer, "policy", (shard, lambda batch: self._share(batch, totals, train=True)))
+        part = (shard, lambda batch: self._share(batch, totals, train=True))
+        return update(self.trainer, "policy", self.run.seed, part)
 
     def evaluate(self, shard: Shard, totals: Totals) -> dict[str, float]:
         """This rank's summands of the metrics of an evaluation."""
@@ -135,10 +138,10 @@ def inner(model: PolicyModel | ValueModel) -> tuple[Any, str]:
     return (model.classifier, "classifier.") if isinstance(model, ValueModel) else (model.lm, "lm.")
 
 
-def load_teacher(cfg: KD, student: str) -> Teacher:
+def load_teacher(cfg: KD, student: str, dtype: torch.dtype) -> Teacher:
     folder = resolve(cfg.teacher.path, cfg.teacher.hub, cfg.teacher.revision)
     check_vocabulary(folder, student)
-    return Teacher.load(folder)  # type: ignore[return-value]
+    return Teacher.load(folder, dtype=dtype)  # type: ignore[return-value]
 
 
 def step_tokens(folder: str, words: list[str]) -> list[int]:

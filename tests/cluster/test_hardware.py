@@ -1,6 +1,6 @@
 import pytest
 
-from rlhf_hydra.cluster.hardware import NotEnough, gpus_asked, gpus_here, preflight, require
+from rlhf_hydra.cluster.hardware import NotEnough, gpus_asked, gpus_here, preflight, require, seated
 from rlhf_hydra.config.schema import GPU, PPO, Cluster, Engine, Placement, Seat
 
 
@@ -70,3 +70,18 @@ def test_preflight_looks_at_this_machine_unless_a_cluster_is_named(run, make_run
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     preflight(run)
     preflight(make_run())
+
+
+def test_gpus_of_one_node_get_bundles_of_one_node():
+    """Twelve GPUs of two nodes of eight: 0-3 and 8-15. Ray has put bundles 0-7 on `b`, and 8-11 on `a`."""
+    nodes = {bundle: "b" if bundle < 8 else "a" for bundle in range(12)}
+    gpus = [*range(4), *range(8, 16)]
+    found = seated(gpus, 8, nodes)
+    assert [found[gpu] for gpu in gpus] == [8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert seated([], 0, {0: "a"}) == {}  # a worker without a GPU has a bundle too
+
+
+def test_bundles_that_are_scattered_are_dealt_fullest_node_first():
+    """Two nodes of four were asked for; Ray found five GPUs on one node and three on another."""
+    nodes = dict(enumerate("xyyxyxyy"))
+    assert list(seated(range(8), 4, nodes).values()) == [1, 2, 4, 6, 7, 0, 3, 5]

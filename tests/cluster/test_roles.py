@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_hydra.batch import RolloutBatch
-from rlhf_hydra.cluster.group import LocalGroup
+from rlhf_hydra.cluster.group import Done, LocalGroup, WorkerFailed
 from rlhf_hydra.cluster.roles import Engines, Rewards, TokenModel, shards
 from rlhf_hydra.rewards.base import Sample, Scores
 from rlhf_hydra.workers.base import forward_rows
@@ -82,6 +82,7 @@ class Echo:
 
     def generate(self, prompts, seeds, sampling, images):
         assert self.awake
+        self.calls.append(prompts)
         return [Response([*p, s], [0.0] * (len(p) + 1), truncated=False) for p, s in zip(prompts, seeds, strict=True)]
 
     def logprobs(self, sequences, images):
@@ -103,10 +104,30 @@ def test_engines_answer_in_the_order_of_the_prompts(count, workers):
     assert [r.tokens for r in found] == [[*p, 100 + i] for i, p in enumerate(prompts)]
 
 
-def test_engines_sleep_even_after_an_error():
+def test_answers_to_one_prompt_are_sampled_side_by_side():
     engines = Engines(LocalGroup("engine", Echo, 2))
-    with pytest.raises(KeyError), engines.awake():
-        raise KeyError
+    with engines.awake():
+        engines.generate([[1], [1], [2], [2], [3], [3]], range(6), Sampling())
+    assert engines.group.all("calls").get() == [[[[1], [1], [2]]], [[[2], [3], [3]]]]
+
+
+class Busy:
+    """Engines that have died, or are in the middle of a long answer."""
+
+    def all(self, method, *args):
+        assert method == "wake", f"waited for `{method}`"
+        return Done([None])
+
+
+def test_an_error_is_not_kept_waiting_by_the_engines():
+    with pytest.raises(WorkerFailed, match="in `generate`"), Engines(Busy()).awake():
+        raise WorkerFailed("engine worker 0 failed in `generate`")
+
+
+def test_engines_sleep_after_their_work():
+    engines = Engines(LocalGroup("engine", Echo, 2))
+    with engines.awake():
+        assert all(engines.group.all("awake").get())
     assert not any(engines.group.all("awake").get())
 
 

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from rlhf_hydra.config.check import checked_run
+from rlhf_hydra.config.saved import save_run_yaml
+
 HEAVY = ["torch", "ray", "vllm", "deepspeed", "transformers"]
 PROBE = f"""
 import json, sys
@@ -105,6 +108,21 @@ def test_a_mistake_is_one_message_and_exit_code_2(tmp_path, typed):
     assert done.returncode == 2
     assert WRONG[typed] in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert done.stdout == "" and list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_not_resumed_with_fewer_steps_than_it_has_done(tmp_path):
+    """Nor changed by the attempt; and neither is one that has nothing to go on from."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints/step-000004").mkdir(parents=True)
+    save_run_yaml(checked_run(["model=tiny", "data=toy", "steps=4"]), folder / "run.yaml", "python -m rlhf_hydra")
+    written = (folder / "run.yaml").read_text()
+    lacks = call(tmp_path, "task=resume", "run=run", "steps=5")
+    assert lacks.returncode == 1 and "no complete checkpoint" in lacks.stderr
+    (folder / "checkpoints/step-000004/driver.json").write_text("{}")
+    fewer = call(tmp_path, "task=resume", "run=run", "steps=3")
+    assert fewer.returncode == 2
+    assert fewer.stderr.startswith("error: steps=3 (command line): the run has done 4 steps\n    Set it to more than 4")
+    assert (folder / "run.yaml").read_text() == written
 
 
 def test_options_of_a_team_are_found_in_its_folder(tmp_path):

@@ -152,7 +152,7 @@ MISTAKES = {
     "engine.name=vllm cluster.placement.engine.workers=2": ["2 workers with vllm", "cluster.backend=ray"],
     "cluster.nodes=2": ["cluster.nodes=2", "is one process"],
     "strategy.offload_optimizer=true": ["needs DeepSpeed"],
-    "engine.sleep=true": ["only vLLM on GPUs"],
+    "engine.sleep=true": ["only engines on GPUs"],
     "engine.tensor_parallel=2": ["engine.name=hf runs on one GPU"],
     "cluster=cpu engine.tensor_parallel=2": ["has no GPUs to share a model over"],
     "task=resume": ["run: task=resume needs the folder of a run"],

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +27,23 @@ def test_extreme_logits_stay_finite():
     assert logprobs.item() == -2e4 and entropy.item() == pytest.approx(0, abs=1e-2)
     (logprobs + entropy).sum().backward()
     assert logits.grad.isfinite().all()
+
+
+def test_weights_of_their_files_type_are_the_file(tiny, tmp_path):
+    """So the workers of a node hold them once, however many there are; in another type each has its own."""
+    AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    mapped = PolicyModel.load(str(tmp_path), dtype=torch.bfloat16).lm.lm_head.weight
+    copied = PolicyModel.load(str(tmp_path)).lm.lm_head.weight
+    assert (mapped.dtype, copied.dtype) == (torch.bfloat16, torch.float32)
+    assert file_at(mapped.data_ptr()).endswith("model.safetensors") and not file_at(copied.data_ptr())
+
+
+def file_at(address):
+    """What this process has mapped there."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(number, 16) for number in line.split()[0].split("-"))
+        if start <= address < end:
+            return line.partition("/")[2]
 
 
 def gradients(model, batch):

@@ -162,6 +162,8 @@ def test_a_model_is_asked_through_what_the_caller_gives():
 
     assert build(cfg, score_model)(SAMPLES[:1]).total == [0.5]
     assert asked == ["acme/judge"]
+    with pytest.raises(RewardError, match="reward `model`: row 1 is nan"):
+        build(cfg, score_model)(SAMPLES)
     with pytest.raises(RewardError, match="reward part `judge`: .*row 1 is nan"):
         build(composite(judge=cfg), score_model)(SAMPLES)
 

@@ -28,7 +28,7 @@ CASES = {
     "zero0": Strategy(name="deepspeed", zero_stage=0),
     "zero1": Strategy(name="deepspeed", zero_stage=1),
     "zero2": Strategy(name="deepspeed", zero_stage=2),
-    "zero3": Strategy(name="deepspeed", zero_stage=3),
+    "zero3": Strategy(name="deepspeed", zero_stage=3, gradient_checkpointing=True),  # as on clusters with GPUs
     "offload": Strategy(name="deepspeed", zero_stage=2, offload_optimizer=True),
     "bfloat16": Strategy(name="deepspeed", zero_stage=2, dtype="bfloat16"),
 }
@@ -198,12 +198,14 @@ def test_the_first_step_in_bfloat16_is_adams_first_where_nothing_is_sharded():
     # ahead, by a step on zeros, would make it 2 - 0.25 * (0.1 / 0.19) / sqrt(0.05 / 0.0975) = 1.82.
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 2.0)
+    model.register_buffer("frequency", torch.tensor(1 / 3))  # as of rotary positions, which 8 bits would shift
     optim = Optim(lr=0.25, schedule="constant", warmup_ratio=0, max_grad_norm=0)
     strategy = Strategy(name="deepspeed", zero_stage=0, dtype="bfloat16")
     trainer = build_trainer(strategy, model, optim, 1, Rank())
     trainer.backward(3 * trainer.forward(torch.ones(1, 1, dtype=torch.bfloat16), train=True).sum(), last=True)
     assert trainer.step()["skipped"] == 0
     assert dict(trainer.weights())["weight"].item() == 1.75
+    assert model.weight.dtype == torch.bfloat16 and model.frequency.dtype == torch.float32
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -11,8 +11,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rlhf_hydra.config.schema import CompositeReward, ModelReward, ProcessReward, RuleReward
-from rlhf_hydra.rewards.base import RewardError, Sample, Step
+from rlhf_hydra.config.schema import CompositeReward, FunctionReward, ModelReward, ProcessReward, RuleReward, Strategy
+from rlhf_hydra.rewards.base import RewardError, Sample, Scores, Step
 from rlhf_hydra.strategy.base import Rank
 from rlhf_hydra.workers.reward import ProcessModel, RewardModel, RewardWorker, step_spans
 
@@ -58,6 +58,13 @@ def test_scores_are_those_of_transformers(tiny, scorer, make_run, samples, budge
     wanted = plain_scores(scorer, [s.tokens for s in samples])
     assert scores.total == pytest.approx(wanted, abs=1e-5) and scores.parts == {"rm": scores.total}
     assert scores.total[0] == pytest.approx(scores.total[4], abs=1e-6) and len({round(s, 3) for s in wanted}) == 4
+
+
+def test_in_16_bits_a_model_still_counts_positions_in_32(tiny, scorer, make_run):
+    run = make_run(strategy=Strategy(dtype="bfloat16"))
+    model = RewardModel(ModelReward("rm", path=scorer), run, tiny).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in model.buffers()} == {torch.float32}
 
 
 def other_vocabulary():
@@ -180,3 +187,12 @@ def test_a_word_that_is_not_one_token_is_named(tiny, make_run):
 )
 def test_steps_of_a_response(response, separator, spans):
     assert step_spans(response, separator) == spans
+
+
+def test_a_worker_without_rows_does_not_ask_a_function(tiny, make_run, tmp_path):
+    file = tmp_path / "best.py"
+    file.write_text(
+        "def best(samples):\n    return [len(s.response) / max(len(t.response) for t in samples) for s in samples]\n"
+    )
+    worker = RewardWorker(make_run(reward=FunctionReward("f", path=f"{file}:best")), tiny, Rank())
+    assert worker.score([]) == worker.evaluate([]) == Scores([])

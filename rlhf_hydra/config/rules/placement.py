@@ -59,13 +59,13 @@ def tensor_parallel(run: RunConfig) -> Iterator[Problem]:
 
 
 def engine_hardware(run: RunConfig) -> Iterator[Problem]:
-    """vLLM on a cluster with GPUs takes some; only it, and only there, can sleep."""
+    """vLLM on a cluster with GPUs takes some; only there can an engine sleep."""
     gpus = run.cluster.placement.engine.gpus
     if run.engine.name == "vllm" and run.cluster.gpus_per_node and gpus is None:
         fix = f"Set it to some of 0-{run.cluster.nodes * run.cluster.gpus_per_node - 1}."
         yield Problem("", "cluster.placement.engine.gpus", "the engine has no GPU on a cluster that has them", fix)
-    if run.engine.sleep and (run.engine.name != "vllm" or gpus is None):
-        yield Problem("", "engine.sleep", "only vLLM on GPUs can give its memory back", "Set engine.sleep=false.")
+    if run.engine.sleep and gpus is None:
+        yield Problem("", "engine.sleep", "only engines on GPUs can give their memory back", "Set engine.sleep=false.")
 
 
 def cluster_gpus(run: RunConfig) -> Iterator[Problem]:

@@ -30,7 +30,7 @@ class HFEngine:
     ) -> None:
         transformers_logging.disable_progress_bar()
         self.version = -1
-        self.max_sequences = cfg.max_sequences
+        self.max_sequences, self.can_sleep = cfg.max_sequences, cfg.sleep
         self.context_tokens = context_tokens
         self.device = torch.device(device)
         self.tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
@@ -91,7 +91,8 @@ class HFEngine:
         self.wake()
 
     def sleep(self) -> None:
-        self.model.to("cpu")
+        if self.can_sleep:
+            self.model.to("cpu")
 
     def wake(self) -> None:
         self.model.to(self.device)
