@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from rlhf_hydra.config.failure import Failure
+
 STATUS = "status.json"
 OUTPUT = "output.log"
 
@@ -46,11 +48,13 @@ def write(folder: Path, status: Status) -> None:
 
 
 def read(folder: Path) -> Status | None:
-    """None if the folder has no trial."""
+    """None if the folder has no trial. Failure if nobody can tell what became of it."""
     try:
         return Status(**json.loads((folder / STATUS).read_text()))
     except FileNotFoundError:
         return None
+    except (TypeError, ValueError) as error:
+        raise Failure(f"{folder / STATUS} cannot be read ({error}): remove it to run the trial again") from None
 
 
 def write_json(path: Path, content: object) -> None:
@@ -84,8 +88,11 @@ def ended(status: Status, code: int, now: float, output: Path) -> Status:
 
 
 def last_lines(path: Path, count: int = 15, limit: int = 20_000) -> str:
-    """The end of a file, without empty lines."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - limit))
-        lines = file.read().decode(errors="replace").splitlines()
+    """The end of a file, without empty lines; nothing if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - limit))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
     return "\n".join([line.rstrip() for line in lines if line.strip()][-count:])

@@ -71,6 +71,9 @@ class Screen:
             self.live.update(self.table(), refresh=True)
             self.drawn = time.monotonic()
 
+    def lost(self, trial: Trial, error: OSError) -> None:
+        self.say(f"how {trial.key} is doing could not be written down: {error}")
+
     def stopping(self, count: int) -> None:
         self.say(f"stopping: {count} trials finish their step and save; Ctrl-C again ends them at once")
 

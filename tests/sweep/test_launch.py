@@ -77,6 +77,34 @@ if number == 4:
     assert "3 done, 2 failed, 1 killed" in said and "#1 failed: KeyError: 'no such answer'" in said
 
 
+def test_a_trial_whose_files_are_spoilt_takes_nothing_with_it(plan, program):
+    """The second one waits until the first has done it."""
+    book = plan("seed=0,1,2")
+    os.mkfifo(book.folder / "pipe")
+    text = """
+import shutil
+if number == 0:
+    (here / "metrics.jsonl").write_text("hello\\n")
+    shutil.rmtree(here)
+    (here.parents[1] / "pipe").write_text("x")
+    sys.exit(1)
+if number == 1:
+    (here.parents[1] / "pipe").read_text()
+"""
+    said = launch(book, program(text), hang_timeout_s=60)
+    assert states(book)[1:] == ["done", "done"]
+    assert f"how {next(iter(book.trials))} is doing could not be written down" in said
+
+
+def test_a_trial_that_cannot_be_begun_lets_the_others_save(plan, program):
+    book = plan("seed=0,1")
+    (list(book.trials.values())[1].folder / "output.log").mkdir()
+    text = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\nwhile True: signal.pause()"
+    with pytest.raises(Failure, match="trial 1-.* could not be started: .*Is a directory"):
+        launch(book, program(text))
+    assert states(book)[0] == "stopped"
+
+
 def test_two_trials_run_at_the_same_time(plan, program):
     """Each waits for the other."""
     book = plan("seed=0,1")
