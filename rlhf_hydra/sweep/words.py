@@ -1,5 +1,6 @@
 """Values as readers see them."""
 
+import math
 from typing import Any
 
 from rlhf_hydra.config.conditions import SHORT
@@ -20,9 +21,12 @@ def shown(value: Any) -> str:
 
 
 def measured(setting: Setting, metric: str) -> str:
-    """The last value, over several seeds `0.52 ± 0.03`: mean and standard deviation."""
-    deviation = setting.deviation(metric)
-    return shown(setting.last(metric)) + ("" if deviation is None else f" ± {deviation:.2g}")
+    """The last value, over several seeds `0.520 ± 0.031`: mean and standard deviation, to the latter's two digits."""
+    value, deviation = setting.last(metric), setting.deviation(metric)
+    if value is None or not deviation:
+        return shown(value) + ("" if deviation is None else " ± 0")
+    places = max(0, 1 - math.floor(math.log10(deviation)))
+    return f"{value:.{places}f} ± {deviation:.{places}f}"
 
 
 def clock(seconds: float) -> str:

@@ -55,10 +55,10 @@ def test_repeats_are_one_line_with_mean_and_deviation(told):
     said = told("eval.every=5", results=results, seeds=2)
     # 0.55, 0.05 sqrt(2) = 0.071 apart; 0.5, 0.4 sqrt(2) = 0.57
     assert [line.split()[:6] for line in said if line.startswith("#")] == [
-        ["#2", "×2", "done", "2", "0.55", "±"],
-        ["#0", "×2", "done", "1", "0.5", "±"],
+        ["#2", "×2", "done", "2", "0.550", "±"],
+        ["#0", "×2", "done", "1", "0.50", "±"],
     ]
-    assert "best                  #2 ×2: eval/pass@1 0.55 ± 0.071" in said
+    assert "best                  #2 ×2: eval/pass@1 0.550 ± 0.071" in said
 
 
 def test_without_a_judge_nothing_is_the_best(told):
