@@ -100,7 +100,8 @@ def conduct(book: Book, source: Source, to_come: Mapping[str, RunConfig], first:
     `to_come`: what the source will have, or what is as large. `first`: any run of the sweep.
     """
     code = 0
-    with Interrupts() as interrupts, Screen(book.trials, Objective.of(first)) as screen:
+    expected = first.sweep.trials * first.sweep.seeds if isinstance(first.sweep, OptunaSweep) else 0
+    with Interrupts() as interrupts, Screen(book.trials, Objective.of(first), expected=expected) as screen:
         try:
             if to_come:
                 launch(source, to_come, first.sweep, screen, interrupts, book.folder)

@@ -202,7 +202,8 @@ class Launcher:
         child = self.place.find(trial, before) if before.state in ("queued", "running") else None
         status, berth = replace(before, heartbeat=now), self.berths.take(trial.run)
         if child is None:
-            status = Status("running", trial.overrides, started=now, heartbeat=now, attempt=before.attempt + 1)
+            status = Status("running", trial.overrides, started=now, heartbeat=now)
+            status = replace(status, attempt=before.attempt + 1, earlier_s=before.seconds)
             try:
                 child = self.begin(trial, status, berth)
             except OSError as error:

@@ -298,9 +298,9 @@ def as_value(text: str) -> Value:
 
 
 def duration(status: Mapping[str, Any]) -> float:
-    """Seconds from start to end, or to the last heartbeat; 0 if they were not written down."""
+    """Seconds of all attempts, until the end or the last heartbeat; 0 if they were not written down."""
     started, ended = status.get("started"), status.get("ended") or status.get("heartbeat")
-    return float(ended - started) if started and ended else 0.0
+    return float(status.get("earlier_s", 0.0)) + (float(ended - started) if started and ended else 0.0)
 
 
 def stepping(curves: Mapping[str, Curve]) -> float:

@@ -32,6 +32,8 @@ class Status:
     job: str | None = None
     """By which Slurm knows it."""
     attempt: int = 0
+    earlier_s: float = 0.0
+    """Seconds that earlier attempts took."""
     detail: str = ""
     """Why it ended early: the last lines that it printed, or what the sweep had against it."""
     pruned: bool = False
@@ -40,6 +42,12 @@ class Status:
     @property
     def is_final(self) -> bool:
         return self.state == "done" or self.pruned
+
+    @property
+    def seconds(self) -> float:
+        """Of all attempts, until it was last seen alive."""
+        until = self.ended or self.heartbeat
+        return self.earlier_s + (until - self.started if until and self.started else 0.0)
 
 
 def write(folder: Path, status: Status) -> None:

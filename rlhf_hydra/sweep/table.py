@@ -1,6 +1,7 @@
 """What a sweep tells the terminal while it runs: a live table, or a line for each thing that happens where there is no
 terminal."""
 
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,18 +31,22 @@ COLORS = {
 }
 """Of states, in the order in which they are counted."""
 REDRAW_S = 0.5
+REMIND_S = 600.0
+"""Between two lines about the whole sweep where there is no terminal."""
 
 
 class Screen:
-    """Hears of every trial; shows `trials`, a mapping that may still grow."""
+    """Hears of every trial; shows `trials`, a mapping that may still grow, up to `expected`."""
 
-    def __init__(self, trials: Mapping[str, Trial], objective: Objective, console: Console | None = None) -> None:
-        self.trials, self.objective = trials, objective
+    def __init__(
+        self, trials: Mapping[str, Trial], objective: Objective, console: Console | None = None, expected: int = 0
+    ) -> None:
+        self.trials, self.objective, self.expected = trials, objective, expected
         self.console = console or Console(width=None if sys.stdout.isatty() else 120)
         self.statuses: dict[str, Status] = {}
         self.progress: dict[str, Progress] = {}
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
-        self.drawn = 0.0
+        self.drawn = self.reminded = time.monotonic()
 
     def __enter__(self) -> "Screen":
         if self.console.is_terminal:
@@ -70,6 +75,9 @@ class Screen:
         if self.live.is_started and time.monotonic() - self.drawn > REDRAW_S:
             self.live.update(self.table(), refresh=True)
             self.drawn = time.monotonic()
+        if not self.live.is_started and time.monotonic() - self.reminded > REMIND_S:
+            self.say(self._title())
+            self.reminded = time.monotonic()
 
     def lost(self, trial: Trial, error: OSError) -> None:
         self.say(f"how {trial.key} is doing could not be written down: {error}")
@@ -114,12 +122,31 @@ class Screen:
 
     def _title(self) -> str:
         states = [self._status(key).state for key in self.trials]
-        return ", ".join(f"{states.count(state)} {state}" for state in COLORS if state in states)
+        counts = [f"{states.count(state)} {state}" for state in COLORS if state in states]
+        to_come = [f"{self.expected - len(states)} to come"] if self.expected > len(states) else []
+        left = self.left_s()
+        return ", ".join([*counts, *to_come, *([] if left is None else [f"about {duration(left)} to go"])])
+
+    def left_s(self) -> float | None:
+        """Seconds until all trials have ended, if those to come take as long as those before; None: nobody knows."""
+        found = {key: self._status(key) for key in self.trials}
+        lefts = {key: self._left_s(key) for key, status in found.items() if status.state == "running"}
+        took = [status.seconds for status in found.values() if status.state == "done"]
+        took = took or [time.time() - (found[key].started or 0) + left for key, left in lefts.items() if left]
+        if not lefts or not took:
+            return None
+        usual, waiting = statistics.fmean(took), sum(status.state in ("waiting", "queued") for status in found.values())
+        to_come = waiting + max(0, self.expected - len(found))
+        return (sum(usual if left is None else left for left in lefts.values()) + usual * to_come) / len(lefts)
+
+    def _left_s(self, key: str) -> float | None:
+        steps = self.trials[key].run.steps
+        return self._progress(key).left_s(steps) if steps else None
 
     def _row(self, key: str) -> list[str | Text]:
         trial, status, progress = self.trials[key], self._status(key), self._progress(key)
         last = progress.last
-        left = progress.left_s(trial.run.steps) if status.state == "running" and trial.run.steps else None
+        left = self._left_s(key) if status.state == "running" else None
         values = [f"{last[name]:.4g}" if name in last else "" for name in self.columns()]
         step = f"{progress.step}/{trial.run.steps or '?'}" if last else ""
         state = Text("pruned" if status.pruned else status.state, style=COLORS[status.state])

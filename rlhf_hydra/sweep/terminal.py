@@ -10,7 +10,8 @@ from rich.text import Text
 from rlhf_hydra.sweep.overview import Report
 from rlhf_hydra.sweep.runs import Trial
 from rlhf_hydra.sweep.table import COLORS
-from rlhf_hydra.sweep.words import SHORT_NAMES, clock, measured, short_key, shown
+from rlhf_hydra.sweep.words import SHORT_NAMES, measured, short_key, shown
+from rlhf_hydra.tracking.console import duration
 
 FILES = ("report.html", "report.md", "trials.csv", "settings.csv", "best/experiment.yaml")
 
@@ -62,7 +63,7 @@ def table(report: Report) -> Table:
             Text(setting.states, style=COLORS[setting.state]),
             *(shown(setting.value(key)) for key in report.swept),
             *(measured(setting, metric) for metric in report.columns),
-            clock(setting.seconds),
+            duration(setting.seconds),
             f"{report.cost(setting):.3g}",
             " ".join(filter(None, flags)),
             style="bold" if setting is report.best else "",

@@ -27,9 +27,3 @@ def measured(setting: Setting, metric: str) -> str:
         return shown(value) + ("" if deviation is None else " ± 0")
     places = max(0, 1 - math.floor(math.log10(deviation)))
     return f"{value:.{places}f} ± {deviation:.{places}f}"
-
-
-def clock(seconds: float) -> str:
-    """3:20:01, or 5:07."""
-    hours, minutes, rest = int(seconds) // 3600, int(seconds) // 60 % 60, int(seconds) % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -198,6 +198,7 @@ sys.exit(number > 0 and not (here.parents[1] / "again").exists())
     command, files = program(text), ["output.log", "run.yaml", "status.json"]
     launch(book, command)
     assert states(book) == ["done", "failed", "failed"]
+    before = [trial.status for trial in book.trials.values()]
     (book.folder / "again").touch()
     (book.folder / "log").unlink()
     launch(plan("seed=0,1,2"), command)
@@ -205,6 +206,9 @@ sys.exit(number > 0 and not (here.parents[1] / "again").exists())
     seen = sorted((book.folder / "log").read_text().splitlines())
     assert seen == [f"1 {files}", f"2 {['checkpoints', 'junk', *files]}"]
     assert [trial.status.attempt for trial in book.trials.values()] == [1, 2, 2]
+    for trial, first in zip(book.trials.values(), before, strict=True):
+        assert trial.status.earlier_s == (first.seconds if first.state == "failed" else 0)
+        assert read_sweep([trial.folder]).trials[0].seconds == trial.status.seconds >= first.seconds > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

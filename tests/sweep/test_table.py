@@ -81,3 +81,16 @@ def test_a_full_terminal_shows_what_matters_now(plan):
     screen = Screen(book.trials, Objective(None), Console(file=io.StringIO(), width=150, height=14))
     # 14 lines hold 6 trials: the failed one and the five that wait
     assert list(screen.table().columns[0].cells) == [trial.key for trial in list(book.trials.values())[14:]]
+
+
+def test_the_time_to_go_by_hand(plan):
+    book = plan("seed=0,1,2,3", "steps=11")
+    done, running, *_ = book.trials.values()
+    screen = Screen(book.trials, Objective(None), Console(file=io.StringIO(), width=150), expected=6)
+    assert screen.table().title == "4 waiting, 2 to come"
+    write(done.folder, replace(done.status, state="done", started=1000.0, ended=1060.0, earlier_s=40.0))
+    write(running.folder, replace(running.status, state="running", started=1000.0))
+    (running.folder / "metrics.jsonl").write_text('{"step": 1, "time/step_s": 2.0}\n')
+    screen = Screen(book.trials, Objective(None), Console(file=io.StringIO(), width=150), expected=6)
+    # 10 steps of 2 s, and 2 + 2 trials of 100 s, one at a time: 420 s
+    assert screen.table().title == "1 done, 1 running, 2 waiting, 2 to come, about 7:00 to go"
