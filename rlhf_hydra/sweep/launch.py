@@ -69,7 +69,7 @@ class Place(Protocol):
     def find(self, trial: Trial, before: Status) -> Process | None:
         """The trial itself, if it goes on without the sweep that began it."""
 
-    def begin(self, trial: Trial, title: str, env: Mapping[str, str]) -> Process:
+    def begin(self, trial: Trial, attempt: int, env: Mapping[str, str]) -> Process:
         """`env`: variables of this trial alone."""
 
     def send(self) -> None:
@@ -89,8 +89,8 @@ class Here:
         if before.pid:
             kill_orphan(before.pid, trial.folder)
 
-    def begin(self, trial: Trial, title: str, env: Mapping[str, str]) -> Child:
-        return Child(self.command(trial), trial.folder, {**self.env, **env}, title)
+    def begin(self, trial: Trial, attempt: int, env: Mapping[str, str]) -> Child:
+        return Child(self.command(trial), trial.folder, {**self.env, **env}, attempt)
 
     def send(self) -> None:
         pass
@@ -216,7 +216,7 @@ class Launcher:
         if not whole(trial.folder):
             clear(trial)
         write(trial.folder, status)
-        return self.place.begin(trial, f"attempt {status.attempt}", berth.env)
+        return self.place.begin(trial, status.attempt, berth.env)
 
     def hand_over(self) -> None:
         self.place.send()

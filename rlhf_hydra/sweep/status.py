@@ -11,6 +11,8 @@ from rlhf_hydra.config.failure import Failure
 
 STATUS = "status.json"
 OUTPUT = "output.log"
+ATTEMPT = "--- attempt "
+"""How the line in it begins with which an attempt begins."""
 
 State = Literal["waiting", "queued", "running", "done", "failed", "killed", "stopped"]
 """queued: by Slurm. failed: it ended with an error. killed: by a signal, or because it hung. stopped: asked to end, its
@@ -96,11 +98,12 @@ def ended(status: Status, code: int, now: float, output: Path) -> Status:
 
 
 def last_lines(path: Path, count: int = 15, limit: int = 20_000) -> str:
-    """The end of a file, without empty lines; nothing if it cannot be read."""
+    """The end of what the last attempt printed, without empty lines; nothing if it cannot be read."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - limit))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return "\n".join([line.rstrip() for line in lines if line.strip()][-count:])
+    last = next((n for n in range(len(lines), 0, -1) if lines[n - 1].startswith(ATTEMPT)), 0)
+    return "\n".join([line.rstrip() for line in lines[last:] if line.strip()][-count:])

@@ -2,6 +2,7 @@
 
 import shlex
 from collections import Counter
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -33,10 +34,14 @@ def print_report(report: Report, console: Console) -> None:
     if report.command:
         lines.append(("run the best again", report.command))
     if report.sweep.command and not report.sweep.is_over:
-        folder = shlex.quote(str(report.folder))
-        lines.append(("run what is missing", f"python -m rlhf_hydra task=sweep_resume run={folder}"))
+        lines.append(("run what is missing", again(report.folder)))
     for name, text in lines:
         console.print(f"{name:<22}{text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def again(folder: Path) -> str:
+    """The command that runs what is missing."""
+    return shlex.join(["python", "-m", "rlhf_hydra", "task=sweep_resume", f"run={folder}"])
 
 
 def last_word(trial: Trial) -> str:

@@ -304,7 +304,7 @@ while True:
 import os, signal, sys
 from pathlib import Path
 from rlhf_hydra.sweep.child import Child
-child = Child([sys.executable, "-c", {trial!r}], Path({str(tmp_path)!r}), os.environ, "attempt 1")
+child = Child([sys.executable, "-c", {trial!r}], Path({str(tmp_path)!r}), os.environ, 1)
 Path({str(tmp_path / "pipe")!r}).read_text()
 print(child.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

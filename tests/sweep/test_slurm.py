@@ -104,7 +104,7 @@ def test_a_job_that_left_no_exit_code_has_that_of_its_state(plan, tmp_path, stat
 
 def test_a_trial_that_never_left_the_queue_can_be_ended(plan):
     trial = next(iter(plan("seed=1").trials.values()))
-    element = Slurm(lambda: None).begin(trial, "attempt 1", {})
+    element = Slurm(lambda: None).begin(trial, 1, {})
     assert element.poll() is None and not element.has_begun()
     element.kill()
     assert ended(trial.status, element.wait(), 0.0, trial.folder / "output.log").state == "killed"

@@ -64,6 +64,14 @@ def test_a_failure_keeps_its_last_lines(tmp_path):
     assert last_lines(output, count=1) == "KeyError: 'x'"
 
 
+def test_the_last_words_are_those_of_the_last_attempt(tmp_path):
+    output = tmp_path / "output.log"
+    output.write_text("--- attempt 1\nKeyError: 'x'\n--- attempt 2\n")
+    assert last_lines(output) == ""
+    output.write_text(output.read_text() + "hello\n")
+    assert last_lines(output) == "hello"
+
+
 def test_pruned_is_final_unless_the_trial_was_done_anyway(tmp_path):
     pruned = Status("running", detail="worse", pruned=True)
     stopped, done = ended(pruned, 143, 1.0, tmp_path), ended(pruned, 0, 1.0, tmp_path)
