@@ -68,7 +68,7 @@ class Book:
         book = cls(folder)
         if (folder / SWEEP).exists():
             book.trials = {key: trial for key, trial in cls.load(folder).trials.items() if trial.status.is_final}
-        for path in folder.glob("trials/*-*/"):
+        for path in folder.glob("trials/[0-9]*-*/"):
             book.known[path.name.rpartition("-")[2]] = path.name
         return book
 

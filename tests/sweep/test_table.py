@@ -50,6 +50,14 @@ def test_the_best_comes_first_and_broken_conditions_are_named(told):
     assert said[-1].startswith("run what is missing   python -m rlhf_hydra task=sweep_resume run=")
 
 
+def test_conditions_are_named_once_and_say_what_is_not_there(told):
+    results = [("done", {"eval/pass@1": 0.5, "policy/kl": 9.0}), ("done", {"eval/pass@1": 0.9, "policy/kl": 8.0})]
+    said = told("eval.every=5", 'sweep.constraints=["kl <= 1","klx <= 1"]', results=results)
+    assert "Not policy/kl <= 1, so not the best: #0, #1." in said
+    assert "Not klx <= 1 (there is no klx), so not the best: #0, #1." in said
+    assert "None is the best: all break a condition; metrics: eval/pass@1, policy/kl." in said
+
+
 def test_repeats_are_one_line_with_mean_and_deviation(told):
     results = [("done", {"eval/pass@1": value}) for value in (0.9, 0.1, 0.6, 0.5)]
     said = told("eval.every=5", results=results, seeds=2)
