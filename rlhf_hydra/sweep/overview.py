@@ -124,8 +124,8 @@ def remarks(report: Report) -> list[str]:
     begun = [setting for setting in report.settings if setting not in done and len(setting.trials) > 1]
     if partly := [setting.name for setting in begun if any(trial.state == "done" for trial in setting.trials)]:
         found.append(f"Not ranked before all of their seeds are done: {', '.join(partly)}.")
-    blind = [setting.name for setting in done if not setting.curve(findings.KL)]
-    if blind and findings.REWARD in report.metrics:
+    sampling = [setting for setting in done if setting.curve(findings.REWARD)]
+    if blind := [setting.name for setting in sampling if not setting.curve(findings.KL)]:
         found.append(f"No KL was measured (algo.kl.coef=0), so not on the frontier: {', '.join(blind)}.")
     problems = dict.fromkeys(problem for trial in trials for problem in trial.problems)
     named = {problem: [trial.name for trial in trials if problem in trial.problems] for problem in problems}

@@ -144,7 +144,7 @@ def read_sweep_folder(folder: Path) -> Sweep:
         command=facts.get("command") or "",
         axes=tuple(facts.get("axes") or ()),
         objective=replace(
-            objective_of(trials),
+            objective_of(trials[:1]),  # as the sweep took it from its first run
             metric=facts.get("objective"),
             direction=facts.get("direction") or "max",
             conditions=tuple(map(parse_condition, facts.get("constraints") or ())),

@@ -291,6 +291,18 @@ def test_a_supervised_sweep_is_judged_by_its_evaluation_loss(tmp_path):
     assert "| trial | state | algo.beta | eval/loss | train/loss | eval/accuracy |" in text
 
 
+def test_a_sweep_over_algorithms_of_both_kinds_is_judged_as_its_first_one(tmp_path):
+    own = {f"{n}-x": [f"algo={name}"] for n, name in enumerate(("ppo", "dpo"))}
+    folder = leave_sweep(tmp_path / "s", own, axes={"algo": []}, objective=None)
+    for (key, lines), metric in zip(own.items(), ("reward/mean", "train/loss"), strict=True):
+        leave_run(folder / "trials" / key, lines, {metric: {1: 0.5, 2: 0.6}}, state="done")
+    report = study(read_sweep([folder]), folder)
+    assert report.objective == "reward/mean" and [name for name in report.metrics] == ["reward/mean", "train/loss"]
+    assert [note for note in report.notes if "KL" in note] == [
+        "No KL was measured (algo.kl.coef=0), so not on the frontier: #0."
+    ]
+
+
 def test_without_plotly_the_page_shows_the_plots(sweep, tmp_path):
     shutil.copytree(sweep, tmp_path / "copy")
     report = study(read_sweep([tmp_path / "copy"]), tmp_path / "copy")
