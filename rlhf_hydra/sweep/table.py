@@ -14,8 +14,10 @@ from rich.text import Text
 from rlhf_hydra.sweep.launch import Running
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.progress import Progress
+from rlhf_hydra.sweep.space import name_of
 from rlhf_hydra.sweep.status import OUTPUT, Status
 from rlhf_hydra.sweep.trial import Trial
+from rlhf_hydra.sweep.words import SHORT_NAMES, short_key
 from rlhf_hydra.tracking.console import duration
 
 COLORS = {
@@ -30,6 +32,8 @@ COLORS = {
     "pruned": "yellow",
 }
 """Of states, in the order in which they are counted."""
+WIDEST = 24
+"""Of a column; a longer value is cut."""
 REDRAW_S = 0.5
 REMIND_S = 600.0
 """Between two lines about the whole sweep where there is no terminal."""
@@ -97,18 +101,21 @@ class Screen:
         self.console.print(Text(text), soft_wrap=True)
 
     def table(self) -> Table:
-        """A row for each trial that matters now, as many as the terminal has lines for."""
-        table = Table(title=self._title(), title_justify="left", title_style="bold")
-        for name in ("trial", "state", "overrides", "step", *self.columns(), "left"):
-            table.add_column(name, overflow="fold")
+        """A line for each trial that matters now, as many as the terminal has lines for."""
+        table = Table(title=self._title(), title_justify="left", title_style="bold", box=None, pad_edge=False)
+        keys = list(dict.fromkeys(name_of(line) for trial in self.trials.values() for line in trial.overrides))
+        metrics = [SHORT_NAMES.get(name, name) for name in self.columns()]
+        for name in ("trial", "state", *map(short_key, keys), "step", *metrics, "left"):
+            is_narrow = name in ("trial", "state", "step", "left")  # the others give way first
+            table.add_column(name, no_wrap=is_narrow, overflow="ellipsis", max_width=WIDEST)
         for key in self._visible():
-            table.add_row(*self._row(key))
+            table.add_row(*self._row(key, keys))
         return table
 
     def _visible(self) -> list[str]:
         order = {"running": 0, "failed": 1, "killed": 1, "stopped": 1, "queued": 2, "waiting": 2, "done": 3}
         keys = sorted(self.trials, key=lambda key: order[self._status(key).state])
-        return sorted(keys[: max(5, self.console.height - 8)], key=lambda key: self.trials[key].number)
+        return sorted(keys[: max(5, self.console.height - 4)], key=lambda key: self.trials[key].number)
 
     def _status(self, key: str) -> Status:
         if key not in self.statuses:
@@ -143,11 +150,12 @@ class Screen:
         steps = self.trials[key].run.steps
         return self._progress(key).left_s(steps) if steps else None
 
-    def _row(self, key: str) -> list[str | Text]:
+    def _row(self, key: str, keys: Sequence[str]) -> list[str | Text]:
         trial, status, progress = self.trials[key], self._status(key), self._progress(key)
-        last = progress.last
+        own = {name_of(line): line.partition("=")[2].replace(" ", "") for line in trial.overrides}
         left = self._left_s(key) if status.state == "running" else None
-        values = [f"{last[name]:.4g}" if name in last else "" for name in self.columns()]
-        step = f"{progress.step}/{trial.run.steps or '?'}" if last else ""
+        values = [f"{progress.last[name]:.4g}" if name in progress.last else "" for name in self.columns()]
+        step = f"{progress.step}/{trial.run.steps or '?'}" if progress.last else ""
         state = Text("pruned" if status.pruned else status.state, style=COLORS[status.state])
-        return [key, state, " ".join(trial.overrides), step, *values, duration(left) if left is not None else ""]
+        swept = [own.get(name, "") for name in keys]
+        return [f"#{trial.number}", state, *swept, step, *values, duration(left) if left is not None else ""]

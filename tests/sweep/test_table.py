@@ -80,15 +80,20 @@ def test_an_objective_that_is_not_there_is_said_with_those_that_are(told):
     assert "None is the best: there is no eval/accuracy; metrics: reward/mean." in said
 
 
-def test_a_full_terminal_shows_what_matters_now(plan):
-    book = plan("steps=range(10,30)")
-    for trial in list(book.trials.values())[:15]:
+def test_a_full_terminal_shows_what_matters_now_a_line_each(plan):
+    book = plan("steps=range(10,30)", "algo.kl.coef=0.01", 'rollout.stop=["a long word to stop at and","another"],[]')
+    for trial in list(book.trials.values())[:31]:
         write(trial.folder, replace(trial.status, state="done"))
-    last = list(book.trials.values())[14]
-    write(last.folder, replace(last.status, state="failed"))
-    screen = Screen(book.trials, Objective(None), Console(file=io.StringIO(), width=150, height=14))
-    # 14 lines hold 6 trials: the failed one and the five that wait
-    assert list(screen.table().columns[0].cells) == [trial.key for trial in list(book.trials.values())[14:]]
+    failed = list(book.trials.values())[30]
+    write(failed.folder, replace(failed.status, state="failed"))
+    console = Console(file=io.StringIO(), width=80, height=14)
+    console.print(Screen(book.trials, Objective(None), console).table())
+    # a title, a header, and 10 trials; two lines are left for what is said above
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert lines[0] == "30 done, 9 waiting, 1 failed"
+    assert lines[1].split() == ["trial", "state", "steps", "rollout.stop", "step", "reward", "left"]
+    assert [line.split()[0] for line in lines[2:]] == [f"#{number}" for number in range(30, 40)]
+    assert lines[2].split()[1:3] == ["failed", "25"] and "…" in lines[2]
 
 
 def test_the_time_to_go_by_hand(plan):
