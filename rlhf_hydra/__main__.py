@@ -5,6 +5,7 @@ Nothing that is slow to import is imported before a run has passed its check.
 
 import os
 import shlex
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -54,6 +55,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         fix = "pip install 'rlhf_hydra[train,ray,deepspeed,vllm]', or `make setup` in a checkout"
         sys.exit(f"error: {error.name} is needed for this run and is not installed: {fix}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

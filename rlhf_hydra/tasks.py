@@ -41,7 +41,7 @@ from rlhf_hydra.sweep.space import Point, Space
 from rlhf_hydra.tracking import jsonl
 
 SHOWN = 20
-"""Runs of a sound grid that `task=check` lists."""
+"""Runs of a sound grid, or errors of one that is not, that are listed."""
 
 
 def begin(run: RunConfig, folder: Path, words: str, resume: bool = False) -> None:
@@ -113,8 +113,12 @@ class GridError(ConfigError):
 
     def __init__(self, wrong: dict[Problem, list[list[str]]], total: int) -> None:
         super().__init__(list(wrong))
-        places = (f"    in {len(runs)} of {total} runs, first: {' '.join(runs[0])}" for runs in wrong.values())
-        self.args = ("\n".join(f"error: {problem}\n{place}" for problem, place in zip(wrong, places, strict=True)),)
+        found = [
+            f"error: {problem}\n    in {len(runs)} of {total} runs, first: {' '.join(runs[0])}"
+            for problem, runs in list(wrong.items())[:SHOWN]
+        ]
+        rest = [f"and {len(wrong) - SHOWN} other errors"] if len(wrong) > SHOWN else []
+        self.args = ("\n".join([*found, *rest]),)
 
 
 def report(args: Namespace, composer: Composer) -> None:
@@ -132,7 +136,8 @@ def report(args: Namespace, composer: Composer) -> None:
         line = " ".join(override for override in point.overrides if override != "task=check")
         print(f"ok  {line}" if args.multirun else summary(run))
     if args.multirun:
-        print(f"{len(runs)} runs are sound" + (f", of which {SHOWN} are listed" if len(runs) > SHOWN else ""))
+        are = "runs are" if len(runs) > 1 else "run is"
+        print(f"{len(runs)} {are} sound" + (f", of which {SHOWN} are listed" if len(runs) > SHOWN else ""))
 
 
 # ----------------------------------------------------------------------------------------------------- where

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_origin
@@ -20,7 +21,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import GroupDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -139,7 +140,7 @@ def values(override: Override, line: str) -> Values:
     if not override.is_sweep_override():
         return (line,)
     if override.is_discrete_sweep():
-        return tuple(f"{name}={value}" for value in override.sweep_string_iterator())
+        return listed(override, line)
     sweep = override.value()
     assert isinstance(sweep, IntervalSweep) and sweep.start is not None and sweep.end is not None
     is_whole, is_log = isinstance(sweep.start, int), "log" in sweep.tags
@@ -147,6 +148,24 @@ def values(override: Override, line: str) -> Values:
         fix = "Write interval(1,8), int(interval(1,8)), or tag(log,interval(1e-7,1e-5)) with bounds above 0."
         raise ConfigError([Problem("sweep", name, "is not an interval", fix, line.partition("=")[2], COMMAND_LINE)])
     return Interval(name, sweep.start, sweep.end, is_log, is_whole)
+
+
+def listed(override: Override, line: str) -> tuple[str, ...]:
+    """Every value of a list, a range or a glob, as an override."""
+    sweep, (name, _, text) = override.value(), line.partition("=")
+    if isinstance(sweep, RangeSweep):
+        # As they are written: counted in binary fractions, range(0,0.9,0.3) would have a fourth value.
+        sweep.start, sweep.stop, sweep.step = (exact(bound) for bound in (sweep.start, sweep.stop, sweep.step))
+    found = () if isinstance(sweep, RangeSweep) and not sweep.step else tuple(override.sweep_string_iterator())
+    if not found:
+        fix = "Write a list as in 1,2, range(1,4), or glob(*) for all options of a group."
+        raise ConfigError([Problem("sweep", name, "has no value to choose from", fix, text, COMMAND_LINE)])
+    return tuple(f"{name}={value}" for value in found)
+
+
+def exact(bound: float | None) -> Any:
+    """A whole number, or what a fraction reads."""
+    return bound if bound is None or isinstance(bound, int) else Decimal(repr(bound))
 
 
 def parse(parser: OverridesParser, line: str) -> Override:

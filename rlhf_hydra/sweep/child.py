@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rlhf_hydra.sweep.status import OUTPUT
+from rlhf_hydra.sweep.status import ATTEMPT, OUTPUT
 
 
 class Child:
@@ -20,9 +20,9 @@ class Child:
     (`end_with_parent`).
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, env: Mapping[str, str], title: str) -> None:
+    def __init__(self, command: Sequence[str], folder: Path, env: Mapping[str, str], attempt: int) -> None:
         with (folder / OUTPUT).open("ab") as output:
-            output.write(f"--- {title}\n".encode())
+            output.write(f"{ATTEMPT}{attempt}\n".encode())
             output.flush()
             self.process = subprocess.Popen(
                 command,

@@ -26,10 +26,12 @@ from rlhf_hydra.sweep.search import Study
 from rlhf_hydra.sweep.slurm import Queue, on_slurm
 from rlhf_hydra.sweep.space import Point, Space, name_of
 from rlhf_hydra.sweep.table import Screen
-from rlhf_hydra.sweep.terminal import print_report
+from rlhf_hydra.sweep.terminal import again, print_report
 from rlhf_hydra.sweep.trial import Book, Trial, locked
 
 SOME_FAILED = 1
+PLAN = ("sweep.name", "sweep.zip", "sweep.seeds")
+"""What would make other trials."""
 
 Runs = Sequence[tuple[Point, RunConfig]]
 
@@ -70,13 +72,14 @@ def start(composer: Composer, overrides: Sequence[str], runs: Runs, folder: Path
 
 def resume(folder: Path, changes: Sequence[str] = ()) -> int:
     """Run what is missing of the sweep in `folder`, as it was planned, with `changes` to `sweep.*`; the exit code."""
-    for line in changes:
-        if name_of(line).partition(".")[0] != "sweep":
-            fix = "Change sweep.* only, or run the command with -m and hydra.sweep.dir=FOLDER."
-            raise ConfigError([Problem("resume", name_of(line), "the trials are planned", fix, where=COMMAND_LINE)])
     folder = folder.resolve()
     head = Book.load(folder).head
-    if head["sweep"] == "optuna":
+    is_search = head["sweep"] == "optuna"
+    for name in map(name_of, changes):
+        if not name.startswith("sweep.") or name in PLAN or (name == "sweep.trials" and not is_search):
+            fix = "Change how they are run or judged, or run the command with -m and hydra.sweep.dir=FOLDER."
+            raise ConfigError([Problem("resume", name, "the trials are planned", fix, where=COMMAND_LINE)])
+    if is_search:
         composer, overrides = Composer(head["config_dir"]), [*head["overrides"], *changes]
         points = Space.of(composer, overrides).points()
         return start(composer, overrides, [(point, checked_run(point.overrides, composer)) for point in points], folder)
@@ -100,12 +103,16 @@ def conduct(book: Book, source: Source, to_come: Mapping[str, RunConfig], first:
     `to_come`: what the source will have, or what is as large. `first`: any run of the sweep.
     """
     code = 0
-    with Interrupts() as interrupts, Screen(book.trials, Objective.of(first)) as screen:
+    expected = first.sweep.trials * first.sweep.seeds if isinstance(first.sweep, OptunaSweep) else 0
+    with Interrupts() as interrupts, Screen(book.trials, Objective.of(first), expected=expected) as screen:
         try:
             if to_come:
                 launch(source, to_come, first.sweep, screen, interrupts, book.folder)
         except Stopped as stop:
             code = stop.code
+        except KeyboardInterrupt:  # no time for a report
+            screen.say(f"ended at once; run what is missing: {again(book.folder)}")
+            raise
     tell(book, screen.console)
     return code or (0 if all(trial.status.is_final for trial in book.trials.values()) else SOME_FAILED)
 

@@ -17,6 +17,8 @@ Figure = dict[str, Any]
 
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 INK, FAINT, GRID = "#1f2933", "#66727f", "#e8ebef"
+CROWD = 20
+"""Settings from which their names would cover each other."""
 TITLES = {
     findings.KL: "KL to the reference, nats per token",
     findings.REWARD: "training reward",
@@ -101,12 +103,17 @@ def end(report: Report, number: int, setting: Setting, point: tuple[int, float, 
     symbol = "star" if is_best else "circle" if is_done else "x"
     return trace(number, [point[1]], [point[2]], "markers+text") | {
         "marker": {"size": 18 if is_best else 12, "symbol": symbol, "line": {"color": "white", "width": 1.5}},
-        "text": [setting.name if len(report.settings) <= 30 else ""],
+        "text": [setting.name if is_named(report, setting) else ""],
         "textposition": "top center",
         "textfont": {"size": 11, "color": FAINT},
         "hovertemplate": f"{label(report, setting)}<br>end: KL %{{x:.4g}}, %{{y:.4g}}<extra></extra>",
         **{name: {"array": [bar], "thickness": 1.2, "width": 3} for name, bar in bars.items() if bar is not None},
     }
+
+
+def is_named(report: Report, setting: Setting) -> bool:
+    """Whether its name stands beside its point: of many settings, only on the frontier."""
+    return len(report.settings) <= CROWD or setting in report.frontier
 
 
 def stairs(report: Report) -> Figure:
@@ -204,12 +211,13 @@ def wrapped(key: str) -> str:
 
 
 def main_effect(report: Report, effect: findings.Effect) -> Figure:
-    """The settings at each value, and their means, unless nearly every setting has a value of its own."""
+    """The settings at each value, and the means."""
     axis = scale(effect.key, report.swept[effect.key])
-    means = trace(-1, [axis.places.get(value) for value, _ in effect.values], effect.means, "lines+markers") | {
+    means = trace(-1, [axis.places[level.at] for level in effect.levels], effect.means, "lines+markers") | {
         "line": {"color": INK, "width": 2},
         "marker": {"symbol": "line-ew-open", "size": 22, "color": INK, "line": {"width": 2.5}},
-        "hovertemplate": "mean %{y:.4g}<extra></extra>",
+        "text": [level.name for level in effect.levels],
+        "hovertemplate": "%{text}: mean %{y:.4g}<extra></extra>",
     }
     dots = [
         trace(number, [axis.places.get(setting.value(effect.key))], [value], "markers")
@@ -219,8 +227,7 @@ def main_effect(report: Report, effect: findings.Effect) -> Figure:
     ]
     places, texts = zip(*axis.ticks, strict=True)
     xaxis = {"tickvals": places, "ticktext": texts, "range": [-0.05, 1.05], "showgrid": False}
-    data = dots if axis.is_many else [means, *dots]
-    return {"data": data, "layout": layout(250, title=effect.key, xaxis=xaxis)}
+    return {"data": [means, *dots], "layout": layout(250, title=effect.key, xaxis=xaxis)}
 
 
 # -------------------------------------------------------------------------------------------------------------- style

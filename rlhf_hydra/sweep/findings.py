@@ -7,16 +7,20 @@ is the mean over its seeds.
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from rlhf_hydra.config.conditions import SHORT
 from rlhf_hydra.config.export import PLACES
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.runs import Curve, Trial, Value
 from rlhf_hydra.sweep.settings import Setting
+from rlhf_hydra.sweep.words import shown
 
 KL, REWARD, EVAL, LENGTH, ENTROPY = (SHORT[name] for name in ("kl", "reward", "eval", "tokens", "entropy"))
 
-MIN_STEPS = 8
+MANY = 8
+"""Numbers up to which each has a place of its own."""
+MIN_STEPS = 10
 """Values that a curve needs before its shape is judged."""
 KL_SPEED_UP = 1.5
 """KL runs away when it grows more than this many times as much in the second half of the run as in the first."""
@@ -26,6 +30,10 @@ LENGTH_FACTOR = 2.0
 """Length runs away when responses end this many times as long, or as short, as they began."""
 EVAL_LOSS = 0.25
 """Share of what the evaluation had gained that must be lost again for it to count as falling."""
+EVAL_NOISE = 3.0
+"""How many times the usual distance of an evaluation from the mean of its neighbours the loss must be."""
+MIN_EVALS = 4
+"""Values that an evaluation needs before its shape is judged."""
 
 
 # ------------------------------------------------------------------------------------------------------------ axes
@@ -92,33 +100,64 @@ def frontier(settings: Sequence[Setting], objective: Objective) -> list[Setting]
 
 
 @dataclass(frozen=True)
+class Level:
+    """A value of a swept key, or a quarter of very many."""
+
+    at: Value
+    """The value, of a quarter the middle one."""
+    name: str
+    reached: list[float]
+    """The objective of each setting that has it."""
+
+
+@dataclass(frozen=True)
 class Effect:
     """The main effect of a swept key: the objective at each of its values, over all settings of the other keys."""
 
     key: str
-    values: list[tuple[Value, list[float]]]
-    """Value -> the objective of each setting that has it."""
+    levels: list[Level]
 
     @property
     def means(self) -> list[float]:
-        return [statistics.fmean(found) for _, found in self.values]
+        return [statistics.fmean(level.reached) for level in self.levels]
 
     @property
     def span(self) -> float:
         """Largest mean less smallest mean."""
-        return max(self.means) - min(self.means) if self.values else 0.0
+        return max(self.means) - min(self.means)
 
 
 def effects(settings: Sequence[Setting], swept: Mapping[str, Sequence[Value]], metric: str) -> list[Effect]:
-    """Of every swept key over the finished settings, the one with the largest span first."""
+    """Of every swept key with several values among the finished settings, the one with the largest span first."""
     found = []
     for key, values in swept.items():
-        ends = [
-            (value, [end for s in finished(settings) if s.value(key) == value and (end := s.last(metric)) is not None])
-            for value in values
-        ]
-        found.append(Effect(key, [(value, reached) for value, reached in ends if reached]))
+        ends: dict[Value, list[float]] = {value: [] for value in values}
+        for setting in finished(settings):
+            if (value := setting.value(key)) in ends and (end := setting.last(metric)) is not None:
+                ends[value].append(end)
+        known = {value: reached for value, reached in ends.items() if reached}
+        if len(known) > 1:
+            found.append(Effect(key, quarters(known) if are_many(list(known)) else levels_of(known)))
     return sorted(found, key=lambda effect: -effect.span)
+
+
+def levels_of(ends: Mapping[Value, list[float]]) -> list[Level]:
+    return [Level(value, shown(value), reached) for value, reached in ends.items()]
+
+
+def quarters(ends: Mapping[Value, list[float]]) -> list[Level]:
+    """Of numbers in order; each alone would have an effect, as large as the settings differ anyway."""
+    values, found = list(ends), []
+    for part in range(4):
+        inside = values[len(values) * part // 4 : len(values) * (part + 1) // 4]
+        name = f"{shown(inside[0])} to {shown(inside[-1])}"
+        found.append(Level(statistics.median_low(inside), name, [end for value in inside for end in ends[value]]))
+    return found
+
+
+def are_many(values: Sequence[Value]) -> bool:
+    """Whether they are too many numbers for each to have a place of its own."""
+    return len(values) > MANY and not any(isinstance(value, str) for value in values)
 
 
 # --------------------------------------------------------------------------------------------------- reward hacking
@@ -129,11 +168,11 @@ def signs(trial: Trial) -> list[str]:
 
     - `KL_SPEED_UP`: KL grows ever faster, and has reached `KL_NOTICEABLE`;
     - `LENGTH_FACTOR`: responses become that much longer, or shorter;
-    - `EVAL_LOSS`: the evaluation has lost that share of what it had gained.
+    - `EVAL_LOSS`, `EVAL_NOISE`: the last two evaluations have lost that share of what was gained, and more than noise.
 
     The beginning, the middle and the end are means over the first, middle and last fifth of a curve. Curves of fewer
-    than `MIN_STEPS` values are not judged (an evaluation: of fewer than 3). A sign is a reason to read samples, not a
-    verdict.
+    than `MIN_STEPS` values are not judged (an evaluation: of fewer than `MIN_EVALS`). A sign is a reason to read
+    samples, not a verdict.
     """
     if not rises(trial.curves.get(REWARD, {})):
         return []
@@ -154,10 +193,14 @@ def rises(curve: Curve) -> bool:
     """Whether it ends above its beginning by more than it usually moves from one step to the next."""
     if len(curve) < MIN_STEPS:
         return False
-    values = list(curve.values())
-    moves = [abs(after - before) for before, after in zip(values, values[1:], strict=False)]
     begins, _, ends = levels(curve)
-    return ends - begins > statistics.median(moves)
+    return ends - begins > usual_move(curve)
+
+
+def usual_move(curve: Curve) -> float:
+    """From one step to the next."""
+    values = list(curve.values())
+    return statistics.median(abs(after - before) for before, after in pairwise(values))
 
 
 def kl_sign(curve: Curve) -> str:
@@ -165,7 +208,7 @@ def kl_sign(curve: Curve) -> str:
         return ""
     begins, halfway, ends = levels(curve)
     first, second = halfway - begins, ends - halfway
-    if ends < KL_NOTICEABLE or second <= KL_SPEED_UP * max(first, 0.0):
+    if ends < KL_NOTICEABLE or second <= KL_SPEED_UP * max(first, 0.0) + usual_move(curve):
         return ""
     return f"KL runs away: {first:+.3g} in the first half of the run, {second:+.3g} in the second"
 
@@ -181,12 +224,15 @@ def length_sign(curve: Curve) -> str:
 
 def eval_sign(curve: Curve) -> str:
     values = list(curve.values())
-    if len(values) < 3:
+    if len(values) < MIN_EVALS:
         return ""
-    gained, lost = max(values) - values[0], max(values) - values[-1]
-    if lost <= 0 or lost <= EVAL_LOSS * gained:
+    best, ends = max(values), statistics.fmean(values[-2:])
+    apart = [
+        abs(now - (before + after) / 2) for before, now, after in zip(values, values[1:], values[2:], strict=False)
+    ]
+    if best - ends <= max(EVAL_LOSS * (best - values[0]), EVAL_NOISE * statistics.median_low(apart)):
         return ""
-    return f"evaluation falls: {max(values):.3g} at its best, {values[-1]:.3g} now"
+    return f"evaluation falls: {best:.3g} at its best, {ends:.3g} in the end"
 
 
 # ----------------------------------------------------------------------------------------------------- differences

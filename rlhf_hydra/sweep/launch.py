@@ -69,7 +69,7 @@ class Place(Protocol):
     def find(self, trial: Trial, before: Status) -> Process | None:
         """The trial itself, if it goes on without the sweep that began it."""
 
-    def begin(self, trial: Trial, title: str, env: Mapping[str, str]) -> Process:
+    def begin(self, trial: Trial, attempt: int, env: Mapping[str, str]) -> Process:
         """`env`: variables of this trial alone."""
 
     def send(self) -> None:
@@ -89,8 +89,8 @@ class Here:
         if before.pid:
             kill_orphan(before.pid, trial.folder)
 
-    def begin(self, trial: Trial, title: str, env: Mapping[str, str]) -> Child:
-        return Child(self.command(trial), trial.folder, {**self.env, **env}, title)
+    def begin(self, trial: Trial, attempt: int, env: Mapping[str, str]) -> Child:
+        return Child(self.command(trial), trial.folder, {**self.env, **env}, attempt)
 
     def send(self) -> None:
         pass
@@ -134,6 +134,9 @@ class Audience(Protocol):
     def progressed(self, running: Sequence["Running"]) -> None: ...
 
     def stopping(self, count: int) -> None: ...
+
+    def lost(self, trial: Trial, error: OSError) -> None:
+        """What became of the trial could not be written down."""
 
 
 @dataclass
@@ -194,27 +197,43 @@ class Launcher:
         self.hand_over()
 
     def start(self, trial: Trial) -> None:
+        """Failure if it cannot be, as where the disk is full."""
         before, now = trial.status, time.time()
         child = self.place.find(trial, before) if before.state in ("queued", "running") else None
         status, berth = replace(before, heartbeat=now), self.berths.take(trial.run)
         if child is None:
-            if not whole(trial.folder):
-                clear(trial)
-            attempt = before.attempt + 1
-            status = Status("running", trial.overrides, started=now, heartbeat=now, attempt=attempt)
-            write(trial.folder, status)
-            child = self.place.begin(trial, f"attempt {attempt}", berth.env)
+            status = Status("running", trial.overrides, started=now, heartbeat=now)
+            status = replace(status, attempt=before.attempt + 1, earlier_s=before.seconds)
+            try:
+                child = self.begin(trial, status, berth)
+            except OSError as error:
+                self.berths.give_back(berth, is_sound=False)
+                raise Failure(f"trial {trial.key} could not be started: {error}") from error
         self.new.append(Running(trial, child, status, Progress(trial.folder), berth, whole(trial.folder)))
         self.running.append(self.new[-1])
+
+    def begin(self, trial: Trial, status: Status, berth: Berth) -> Process:
+        if not whole(trial.folder):
+            clear(trial)
+        write(trial.folder, status)
+        return self.place.begin(trial, status.attempt, berth.env)
 
     def hand_over(self) -> None:
         self.place.send()
         for one in self.new:
             state: State = "running" if one.child.has_begun() else "queued"
             one.status = replace(one.status, state=state, **one.child.handle)
-            write(one.trial.folder, one.status)
+            self.note(one.trial, one.status)
             self.audience.started(one.trial, one.status)
         self.new = []
+
+    def note(self, trial: Trial, status: Status) -> None:
+        """Write down how it is doing. A disk that is full, or a folder that is gone, must not harm the others."""
+        try:
+            write(trial.folder, status)
+        except OSError as error:
+            if status.ended:  # or else again at every heartbeat
+                self.audience.lost(trial, error)
 
     def look(self) -> None:
         """What has become of the trials that run?"""
@@ -237,20 +256,24 @@ class Launcher:
         if reason and not one.status.pruned:
             one.status = replace(one.status, pruned=True, detail=reason)
             one.child.stop()
-        silent_s = now - max(one.progress.spoke_at(), one.status.started or now)
-        if self.hang_timeout_s and one.child.has_begun() and silent_s > self.hang_timeout_s:
-            says = f"said nothing for {silent_s:.0f} s (sweep.hang_timeout_s={self.hang_timeout_s:g})"
+        if self.hang_timeout_s and one.child.has_begun():
+            self.end_if_silent(one, self.hang_timeout_s)
+        if abs(now - (one.status.heartbeat or 0)) >= HEARTBEAT_S:
+            one.status = replace(one.status, heartbeat=now)
+            self.note(one.trial, one.status)
+
+    def end_if_silent(self, one: Running, most_s: float) -> None:
+        silent_s = one.progress.silent_s(time.monotonic())
+        if silent_s > most_s:
+            says = f"said nothing for {silent_s:.0f} s (sweep.hang_timeout_s={most_s:g})"
             one.status = replace(one.status, detail=says)
             one.child.kill()
-        if now - (one.status.heartbeat or 0) >= HEARTBEAT_S:
-            one.status = replace(one.status, heartbeat=now)
-            write(one.trial.folder, one.status)
 
     def end(self, one: Running, code: int) -> None:
         status = ended(one.status, code, time.time(), one.trial.folder / OUTPUT)
         if is_taken_back := self.is_taken_back(one, status):
             status = replace(status, detail="taken back, goes on")
-        write(one.trial.folder, status)
+        self.note(one.trial, status)
         self.berths.give_back(one.berth, is_sound=code in SOUND)
         self.audience.ended(one.trial, status, one.progress)
         if is_taken_back:

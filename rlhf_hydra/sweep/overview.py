@@ -116,14 +116,16 @@ def remarks(report: Report) -> list[str]:
     """Why the best is the best, or why there is none, and what could not be read."""
     objective, trials, done = report.sweep.objective, report.sweep.trials, findings.finished(report.settings)
     found = [] if report.best else [f"None is the best: {why_none(done, objective)}."]
-    for setting in done:
-        if broken := objective.violations(setting.metrics):
-            found.append(f"Not {' and '.join(broken)}, so not the best: {setting.name}.")
+    for condition in objective.conditions:
+        if broken := [setting.name for setting in done if not condition.holds(setting.metrics)]:
+            known = any(condition.metric in setting.metrics for setting in done)
+            why = "" if known else f" (there is no {condition.metric})"
+            found.append(f"Not {condition}{why}, so not the best: {', '.join(broken)}.")
     begun = [setting for setting in report.settings if setting not in done and len(setting.trials) > 1]
     if partly := [setting.name for setting in begun if any(trial.state == "done" for trial in setting.trials)]:
         found.append(f"Not ranked before all of their seeds are done: {', '.join(partly)}.")
-    blind = [setting.name for setting in done if not setting.curve(findings.KL)]
-    if blind and findings.REWARD in report.metrics:
+    sampling = [setting for setting in done if setting.curve(findings.REWARD)]
+    if blind := [setting.name for setting in sampling if not setting.curve(findings.KL)]:
         found.append(f"No KL was measured (algo.kl.coef=0), so not on the frontier: {', '.join(blind)}.")
     problems = dict.fromkeys(problem for trial in trials for problem in trial.problems)
     named = {problem: [trial.name for trial in trials if problem in trial.problems] for problem in problems}
@@ -136,7 +138,7 @@ def why_none(done: Sequence[Setting], objective: Objective) -> str:
         return f"{says}. Set eval.every, or name what decides with sweep.objective, or task.objective of a report"
     if not done:
         return "no trial is done, or none with all of its seeds"
+    known = ", ".join(sorted(set().union(*(setting.metrics for setting in done))))
     if not any(objective.metric in setting.metrics for setting in done):
-        known = ", ".join(sorted(set().union(*(setting.metrics for setting in done))))
         return f"there is no {objective.metric}; metrics: {known}"
-    return "all break a condition"
+    return f"all break a condition; metrics: {known}"

@@ -14,7 +14,8 @@ from rlhf_hydra.sweep.figures import colors, figures, scales, title
 from rlhf_hydra.sweep.overview import Report
 from rlhf_hydra.sweep.plots import draw
 from rlhf_hydra.sweep.runs import LOGS, METRICS, RUN, Trial
-from rlhf_hydra.sweep.words import SHORT_NAMES, clock, measured, short_key, shown
+from rlhf_hydra.sweep.words import SHORT_NAMES, measured, short_key, shown
+from rlhf_hydra.tracking.console import duration
 
 LINKS = {RUN: "config", METRICS: "metrics", "samples.jsonl": "samples"}
 """Files of a run that a reader may want to open, and what the link says."""
@@ -36,7 +37,7 @@ def write_pages(report: Report, is_interactive: bool = True) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"shown": shown, "measured": measured, "short_key": short_key, "clock": clock, "cell": cell}
+    templates.filters |= {word.__name__: word for word in (shown, measured, short_key, duration, cell)}
     for name in ("report.html", "report.md"):
         text = templates.get_template(f"{name}.jinja").render(page)
         (report.folder / name).write_text(text, encoding="utf-8")

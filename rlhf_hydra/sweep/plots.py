@@ -59,7 +59,8 @@ def kl_reward(report: Report) -> Figure | None:
         symbol = "*" if setting is report.best else "o" if setting.state == "done" else "X"
         size = 240 if setting is report.best else 75
         axes.scatter(kl[-1], values[-1], s=size, marker=symbol, color=color, edgecolors="white", zorder=3)
-        axes.annotate(setting.name, (kl[-1], values[-1]), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+        name = setting.name if figures.is_named(report, setting) else ""
+        axes.annotate(name, (kl[-1], values[-1]), (0, 8), textcoords="offset points", ha="center", fontsize=8)
     ends = [findings.path(setting, report.objective)[-1] for setting in report.frontier]
     axes.step([kl for _, kl, _ in ends], [value for *_, value in ends], ":", color=INK, linewidth=1.4, where="post")
     axes.set_xlabel(title(findings.KL), color=FAINT)
@@ -115,12 +116,13 @@ def main_effects(report: Report) -> Figure | None:
     figure, panels = sheet((len(report.effects) + 2) // 3, min(3, len(report.effects)), 10.0, 3.0)
     for axes, effect in zip(panels, report.effects, strict=False):
         axis = scale(effect.key, report.swept[effect.key])
-        places: list[Any] = [axis.places.get(value) for value, _ in effect.values]
-        for place, (_, reached) in zip(places, effect.values, strict=True):
-            axes.scatter([place] * len(reached), reached, s=28, color="#7b8794", alpha=0.8, zorder=3)
-        if not axis.is_many:
-            axes.plot(places, effect.means, color=INK, linewidth=1.6)
-            axes.scatter(places, effect.means, s=260, marker="_", color=INK, linewidth=2)
+        for setting in findings.finished(report.settings):
+            place, end = axis.places.get(setting.value(effect.key)), setting.last(report.objective)
+            if place is not None and end is not None:
+                axes.scatter(place, end, s=28, color="#7b8794", alpha=0.8, zorder=3)
+        places = [axis.places[level.at] for level in effect.levels]
+        axes.plot(places, effect.means, color=INK, linewidth=1.6)
+        axes.scatter(places, effect.means, s=260, marker="_", color=INK, linewidth=2)
         axes.set_xticks(*zip(*axis.ticks, strict=True))
         axes.set_xlim(-0.05, 1.05)
         axes.set_title(effect.key, loc="left", fontsize=10, color=INK)

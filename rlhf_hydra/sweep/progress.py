@@ -5,6 +5,7 @@ import os
 import statistics
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 from rlhf_hydra.sweep.status import OUTPUT
 from rlhf_hydra.tracking.jsonl import METRICS
@@ -15,6 +16,8 @@ class Progress:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._file = folder, 0
+        self._written: list[tuple[int, int]] | None = None
+        self._heard = 0.0
         self.forget()
         self.refresh()
 
@@ -27,23 +30,33 @@ class Progress:
         self.step_s: deque[float] = deque(maxlen=20)
 
     def refresh(self) -> "Progress":
-        path, self.fresh = self.folder / METRICS, []
-        if not path.exists():
+        self.fresh = []
+        try:
+            new = self._read()
+        except OSError:
             return self
-        with path.open("rb") as file:
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:  # reports name such lines
+                continue
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                self._take(row)
+        return self
+
+    def _read(self) -> bytes:
+        """What has been added."""
+        with (self.folder / METRICS).open("rb") as file:
             if (identity := os.fstat(file.fileno()).st_ino) != self._file:  # a resumed run wrote it anew
                 self.forget()
                 self._file = identity
             file.seek(self._offset)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.splitlines():
-            self._take(json.loads(line))
-        return self
+            return file.read()
 
-    def _take(self, row: dict[str, float | None]) -> None:
-        self.step = int(row.pop("step") or 0)
+    def _take(self, row: dict[str, Any]) -> None:
+        self.step = row.pop("step")
         numbers = {name: value for name, value in row.items() if value is not None}
         self.last |= numbers
         self.fresh.append((self.step, numbers))
@@ -54,7 +67,19 @@ class Progress:
         """Seconds to go, at the usual pace; None before the first step."""
         return statistics.median(self.step_s) * (steps - self.step) if self.step_s else None
 
-    def spoke_at(self) -> float:
-        """When the trial last wrote a metric or a line, in unix seconds; 0: never."""
-        files = (self.folder / METRICS, self.folder / OUTPUT)
-        return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+    def silent_s(self, now: float) -> float:
+        """Seconds in which nothing was seen to be written, until `now` on a clock that never jumps; those of files may
+        be another machine's."""
+        written = [found for name in (METRICS, OUTPUT) if (found := extent(self.folder / name))]
+        if written != self._written:
+            self._written, self._heard = written, now
+        return now - self._heard
+
+
+def extent(path: Path) -> tuple[int, int] | None:
+    """Size and time of the last change; None if there is no such file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns

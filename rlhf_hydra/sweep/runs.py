@@ -144,7 +144,7 @@ def read_sweep_folder(folder: Path) -> Sweep:
         command=facts.get("command") or "",
         axes=tuple(facts.get("axes") or ()),
         objective=replace(
-            objective_of(trials),
+            objective_of(trials[:1]),  # as the sweep took it from its first run
             metric=facts.get("objective"),
             direction=facts.get("direction") or "max",
             conditions=tuple(map(parse_condition, facts.get("constraints") or ())),
@@ -165,6 +165,8 @@ def read_trial(folder: Path, name: str, overrides: Sequence[str] = ()) -> Trial:
     is_planned = has_begun or (folder / RUN).exists()
     run, config, words = read_run(folder / RUN, problems) if is_planned else (None, {}, [])
     curves = read_curves(folder / METRICS, problems) if has_begun else {}
+    if status and status.get("state") != "done":
+        problems = [problem for problem in problems if problem != f"{METRICS}: missing"]  # it did not get that far
     state = str(status.get("state") or infer_state(run, curves, folder, has_begun))
     state = "pruned" if status.get("pruned") else state
     if state == "running" and (silent_s := time.time() - (status.get("heartbeat") or 0.0)) > STALE_S:
@@ -298,9 +300,9 @@ def as_value(text: str) -> Value:
 
 
 def duration(status: Mapping[str, Any]) -> float:
-    """Seconds from start to end, or to the last heartbeat; 0 if they were not written down."""
+    """Seconds of all attempts, until the end or the last heartbeat; 0 if they were not written down."""
     started, ended = status.get("started"), status.get("ended") or status.get("heartbeat")
-    return float(ended - started) if started and ended else 0.0
+    return float(status.get("earlier_s", 0.0)) + (float(ended - started) if started and ended else 0.0)
 
 
 def stepping(curves: Mapping[str, Curve]) -> float:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlhf_hydra.sweep.findings import distinct
+from rlhf_hydra.sweep.findings import are_many, distinct
 from rlhf_hydra.sweep.runs import Value
 from rlhf_hydra.sweep.words import shown
 
@@ -12,8 +12,6 @@ RAMP = ("#2d3f8f", "#7a3b9a", "#c13f7b", "#e8703d", "#e0a019")
 """Low to high."""
 KINDS = ("#2f5f9e", "#d1622b", "#1a7f5a", "#a83279", "#8a6d1d", "#5b4a9b", "#0f8b9a", "#b03a3a", "#6b7280", "#3f6212")
 """Of values without an order."""
-MANY = 8
-"""Values up to which each has a place of its own, at equal distances."""
 WIDE = 5.0
 """Ratio of the largest to the smallest number from which an axis is logarithmic."""
 
@@ -45,14 +43,14 @@ def scale(key: str, values: Sequence[Value]) -> Scale:
     """Few values stand at equal distances, many numbers where they belong, on a logarithm if they span much."""
     options = distinct(values)
     numbers = [value for value in options if not isinstance(value, str)]
-    if len(numbers) == len(options) > MANY:
+    if are_many(options):
         low, high = min(numbers), max(numbers)
         places, ticks = spread(numbers, is_log=low > 0 and high / low >= WIDE)
     else:
         places = {value: (index + 0.5) / len(options) for index, value in enumerate(options)}
         ticks = [(place, shown(value)) for value, place in places.items()]
     if len(numbers) == len(options):
-        steps = places if len(options) > MANY else {v: n / max(len(options) - 1, 1) for n, v in enumerate(options)}
+        steps = places if are_many(options) else {v: n / max(len(options) - 1, 1) for n, v in enumerate(options)}
         return Scale(key, places, ticks, {value: ramp(step) for value, step in steps.items()})
     return Scale(key, places, ticks, {value: KINDS[index % len(KINDS)] for index, value in enumerate(options)})
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from rlhf_hydra.sweep.objective import averaged
 from rlhf_hydra.sweep.runs import Curve, Trial, Value
-from rlhf_hydra.sweep.trial import IRRELEVANT
+from rlhf_hydra.sweep.space import IRRELEVANT
 
 WORST_FIRST = ("failed", "killed", "unfinished", "stopped", "running", "queued", "waiting", "pruned", "done")
 

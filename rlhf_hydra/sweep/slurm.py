@@ -61,7 +61,7 @@ def parameters(run: RunConfig) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def run_trial(command: Sequence[str], folder: str, title: str) -> int:
+def run_trial(command: Sequence[str], folder: str, attempt: int) -> int:
     """What a job does: the trial as a sweep runs it on its own machine; its exit code.
 
     SIGTERM (preemption, scancel), SIGUSR2 (the time limit is near) and the file `.stop` let it save and end.
@@ -69,7 +69,7 @@ def run_trial(command: Sequence[str], folder: str, title: str) -> int:
     stop = Path(folder) / STOP
     stop.unlink(missing_ok=True)
     variables = {name: value for name, value in environment(None, 1).items() if name != "RAY_ADDRESS"}
-    child = Child(command, Path(folder), variables, title)
+    child = Child(command, Path(folder), variables, attempt)
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda *_: child.stop())
     try:
@@ -86,8 +86,8 @@ def run_trial(command: Sequence[str], folder: str, title: str) -> int:
 class Element:
     """The job of a trial; without one until the array is submitted."""
 
-    def __init__(self, trial: Trial, title: str, job: Any = None) -> None:
-        self.trial, self.title, self.job = trial, title, job
+    def __init__(self, trial: Trial, attempt: int, job: Any = None) -> None:
+        self.trial, self.attempt, self.job = trial, attempt, job
         self.code: int | None = None
         self.gone_at: float | None = None
 
@@ -160,11 +160,11 @@ class Slurm:
         if before.job is None:
             return None
         executor = self.executor()
-        return Element(trial, "", executor.job_class(executor.folder, before.job))
+        return Element(trial, before.attempt, executor.job_class(executor.folder, before.job))
 
-    def begin(self, trial: Trial, title: str, env: Mapping[str, str]) -> Element:
+    def begin(self, trial: Trial, attempt: int, env: Mapping[str, str]) -> Element:
         (trial.folder / OUTPUT).touch()  # to be read, even if it never leaves the queue
-        self.waiting.append(Element(trial, title))
+        self.waiting.append(Element(trial, attempt))
         return self.waiting[-1]
 
     def send(self) -> None:
@@ -181,7 +181,7 @@ class Slurm:
 
         executor = self.executor()
         executor.update_parameters(**parameters(elements[0].trial.run))
-        calls = [partial(run_trial, self.command(e.trial), str(e.trial.folder), e.title) for e in elements]
+        calls = [partial(run_trial, self.command(e.trial), str(e.trial.folder), e.attempt) for e in elements]
         try:
             jobs = executor.submit_array(calls)
         except (FailedJobError, FailedSubmissionError, OSError) as error:

@@ -9,8 +9,14 @@ from typing import Any
 
 from rlhf_hydra.config.compose import Composer, Interval, Values
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem
+from rlhf_hydra.config.export import PLACES
 from rlhf_hydra.config.schema import OptunaSweep, RandomSweep, RunConfig, Sweep
 from rlhf_hydra.config.seeds import derive
+
+IRRELEVANT = (*PLACES, "tracking")
+"""Sections that do not decide what a trial finds."""
+ALIKE = (*IRRELEVANT, "cluster.address", "hydra.sweep")
+"""How the names begin of keys that all trials have in common."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,8 @@ class Space:
         """The space of a command line. ConfigError where its values do not go together."""
         values = composer.axes(overrides)
         for name, options in values.items():
-            if varies(options) and name.partition(".")[0] == "sweep":
-                raise wrong(name, "says how to sweep, and has one value", "Choose one.")
+            if varies(options) and name.lstrip("+").startswith(ALIKE):
+                raise wrong(name, "does not decide what a run finds, and has one value in a sweep", "Choose one.")
         run: RunConfig = composer.compose([first(options) for options in values.values()]).run
         space = cls(values, run.sweep, run.seed)
         if not isinstance(run.sweep, RandomSweep):
@@ -62,8 +68,10 @@ class Space:
 
     def _axes(self) -> list[Axis]:
         """In the order of the command line; a zip stands where its first key does; seeds come last."""
+        inside = [name for group in self.cfg.zip for name in group]
+        if twice := next((name for name in inside if inside.count(name) > 1), ""):
+            raise wrong("sweep.zip", f"{twice} stands in two zips", "Let all that goes together with it be one zip.")
         zips = {group[0]: self._zipped(group) for group in self.cfg.zip if group}
-        inside = {name for group in self.cfg.zip for name in group}
         axes: list[Axis] = []
         for name, options in self.values.items():
             if name in zips:

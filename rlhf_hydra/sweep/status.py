@@ -7,8 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from rlhf_hydra.config.failure import Failure
+
 STATUS = "status.json"
 OUTPUT = "output.log"
+ATTEMPT = "--- attempt "
+"""How the line in it begins with which an attempt begins."""
 
 State = Literal["waiting", "queued", "running", "done", "failed", "killed", "stopped"]
 """queued: by Slurm. failed: it ended with an error. killed: by a signal, or because it hung. stopped: asked to end, its
@@ -30,6 +34,8 @@ class Status:
     job: str | None = None
     """By which Slurm knows it."""
     attempt: int = 0
+    earlier_s: float = 0.0
+    """Seconds that earlier attempts took."""
     detail: str = ""
     """Why it ended early: the last lines that it printed, or what the sweep had against it."""
     pruned: bool = False
@@ -39,6 +45,12 @@ class Status:
     def is_final(self) -> bool:
         return self.state == "done" or self.pruned
 
+    @property
+    def seconds(self) -> float:
+        """Of all attempts, until it was last seen alive."""
+        until = self.ended or self.heartbeat
+        return self.earlier_s + (until - self.started if until and self.started else 0.0)
+
 
 def write(folder: Path, status: Status) -> None:
     """Whole or not at all: written aside, then renamed."""
@@ -46,11 +58,13 @@ def write(folder: Path, status: Status) -> None:
 
 
 def read(folder: Path) -> Status | None:
-    """None if the folder has no trial."""
+    """None if the folder has no trial. Failure if nobody can tell what became of it."""
     try:
         return Status(**json.loads((folder / STATUS).read_text()))
     except FileNotFoundError:
         return None
+    except (TypeError, ValueError) as error:
+        raise Failure(f"{folder / STATUS} cannot be read ({error}): remove it to run the trial again") from None
 
 
 def write_json(path: Path, content: object) -> None:
@@ -84,8 +98,12 @@ def ended(status: Status, code: int, now: float, output: Path) -> Status:
 
 
 def last_lines(path: Path, count: int = 15, limit: int = 20_000) -> str:
-    """The end of a file, without empty lines."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - limit))
-        lines = file.read().decode(errors="replace").splitlines()
-    return "\n".join([line.rstrip() for line in lines if line.strip()][-count:])
+    """The end of what the last attempt printed, without empty lines; nothing if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - limit))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    last = next((n for n in range(len(lines), 0, -1) if lines[n - 1].startswith(ATTEMPT)), 0)
+    return "\n".join([line.rstrip() for line in lines[last:] if line.strip()][-count:])

@@ -1,6 +1,7 @@
 """What a sweep tells the terminal while it runs: a live table, or a line for each thing that happens where there is no
 terminal."""
 
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,10 @@ from rich.text import Text
 from rlhf_hydra.sweep.launch import Running
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.progress import Progress
+from rlhf_hydra.sweep.space import name_of
 from rlhf_hydra.sweep.status import OUTPUT, Status
 from rlhf_hydra.sweep.trial import Trial
+from rlhf_hydra.sweep.words import SHORT_NAMES, short_key
 from rlhf_hydra.tracking.console import duration
 
 COLORS = {
@@ -29,19 +32,25 @@ COLORS = {
     "pruned": "yellow",
 }
 """Of states, in the order in which they are counted."""
+WIDEST = 24
+"""Of a column; a longer value is cut."""
 REDRAW_S = 0.5
+REMIND_S = 600.0
+"""Between two lines about the whole sweep where there is no terminal."""
 
 
 class Screen:
-    """Hears of every trial; shows `trials`, a mapping that may still grow."""
+    """Hears of every trial; shows `trials`, a mapping that may still grow, up to `expected`."""
 
-    def __init__(self, trials: Mapping[str, Trial], objective: Objective, console: Console | None = None) -> None:
-        self.trials, self.objective = trials, objective
+    def __init__(
+        self, trials: Mapping[str, Trial], objective: Objective, console: Console | None = None, expected: int = 0
+    ) -> None:
+        self.trials, self.objective, self.expected = trials, objective, expected
         self.console = console or Console(width=None if sys.stdout.isatty() else 120)
         self.statuses: dict[str, Status] = {}
         self.progress: dict[str, Progress] = {}
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
-        self.drawn = 0.0
+        self.drawn = self.reminded = time.monotonic()
 
     def __enter__(self) -> "Screen":
         if self.console.is_terminal:
@@ -70,6 +79,12 @@ class Screen:
         if self.live.is_started and time.monotonic() - self.drawn > REDRAW_S:
             self.live.update(self.table(), refresh=True)
             self.drawn = time.monotonic()
+        if not self.live.is_started and time.monotonic() - self.reminded > REMIND_S:
+            self.say(self._title())
+            self.reminded = time.monotonic()
+
+    def lost(self, trial: Trial, error: OSError) -> None:
+        self.say(f"how {trial.key} is doing could not be written down: {error}")
 
     def stopping(self, count: int) -> None:
         self.say(f"stopping: {count} trials finish their step and save; Ctrl-C again ends them at once")
@@ -86,18 +101,21 @@ class Screen:
         self.console.print(Text(text), soft_wrap=True)
 
     def table(self) -> Table:
-        """A row for each trial that matters now, as many as the terminal has lines for."""
-        table = Table(title=self._title(), title_justify="left", title_style="bold")
-        for name in ("trial", "state", "overrides", "step", *self.columns(), "left"):
-            table.add_column(name, overflow="fold")
+        """A line for each trial that matters now, as many as the terminal has lines for."""
+        table = Table(title=self._title(), title_justify="left", title_style="bold", box=None, pad_edge=False)
+        keys = list(dict.fromkeys(name_of(line) for trial in self.trials.values() for line in trial.overrides))
+        metrics = [SHORT_NAMES.get(name, name) for name in self.columns()]
+        for name in ("trial", "state", *map(short_key, keys), "step", *metrics, "left"):
+            is_narrow = name in ("trial", "state", "step", "left")  # the others give way first
+            table.add_column(name, no_wrap=is_narrow, overflow="ellipsis", max_width=WIDEST)
         for key in self._visible():
-            table.add_row(*self._row(key))
+            table.add_row(*self._row(key, keys))
         return table
 
     def _visible(self) -> list[str]:
         order = {"running": 0, "failed": 1, "killed": 1, "stopped": 1, "queued": 2, "waiting": 2, "done": 3}
         keys = sorted(self.trials, key=lambda key: order[self._status(key).state])
-        return sorted(keys[: max(5, self.console.height - 8)], key=lambda key: self.trials[key].number)
+        return sorted(keys[: max(5, self.console.height - 4)], key=lambda key: self.trials[key].number)
 
     def _status(self, key: str) -> Status:
         if key not in self.statuses:
@@ -111,13 +129,33 @@ class Screen:
 
     def _title(self) -> str:
         states = [self._status(key).state for key in self.trials]
-        return ", ".join(f"{states.count(state)} {state}" for state in COLORS if state in states)
+        counts = [f"{states.count(state)} {state}" for state in COLORS if state in states]
+        to_come = [f"{self.expected - len(states)} to come"] if self.expected > len(states) else []
+        left = self.left_s()
+        return ", ".join([*counts, *to_come, *([] if left is None else [f"about {duration(left)} to go"])])
 
-    def _row(self, key: str) -> list[str | Text]:
+    def left_s(self) -> float | None:
+        """Seconds until all trials have ended, if those to come take as long as those before; None: nobody knows."""
+        found = {key: self._status(key) for key in self.trials}
+        lefts = {key: self._left_s(key) for key, status in found.items() if status.state == "running"}
+        took = [status.seconds for status in found.values() if status.state == "done"]
+        took = took or [time.time() - (found[key].started or 0) + left for key, left in lefts.items() if left]
+        if not lefts or not took:
+            return None
+        usual, waiting = statistics.fmean(took), sum(status.state in ("waiting", "queued") for status in found.values())
+        to_come = waiting + max(0, self.expected - len(found))
+        return (sum(usual if left is None else left for left in lefts.values()) + usual * to_come) / len(lefts)
+
+    def _left_s(self, key: str) -> float | None:
+        steps = self.trials[key].run.steps
+        return self._progress(key).left_s(steps) if steps else None
+
+    def _row(self, key: str, keys: Sequence[str]) -> list[str | Text]:
         trial, status, progress = self.trials[key], self._status(key), self._progress(key)
-        last = progress.last
-        left = progress.left_s(trial.run.steps) if status.state == "running" and trial.run.steps else None
-        values = [f"{last[name]:.4g}" if name in last else "" for name in self.columns()]
-        step = f"{progress.step}/{trial.run.steps or '?'}" if last else ""
+        own = {name_of(line): line.partition("=")[2].replace(" ", "") for line in trial.overrides}
+        left = self._left_s(key) if status.state == "running" else None
+        values = [f"{progress.last[name]:.4g}" if name in progress.last else "" for name in self.columns()]
+        step = f"{progress.step}/{trial.run.steps or '?'}" if progress.last else ""
         state = Text("pruned" if status.pruned else status.state, style=COLORS[status.state])
-        return [key, state, " ".join(trial.overrides), step, *values, duration(left) if left is not None else ""]
+        swept = [own.get(name, "") for name in keys]
+        return [f"#{trial.number}", state, *swept, step, *values, duration(left) if left is not None else ""]

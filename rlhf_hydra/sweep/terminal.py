@@ -2,6 +2,7 @@
 
 import shlex
 from collections import Counter
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -10,7 +11,8 @@ from rich.text import Text
 from rlhf_hydra.sweep.overview import Report
 from rlhf_hydra.sweep.runs import Trial
 from rlhf_hydra.sweep.table import COLORS
-from rlhf_hydra.sweep.words import SHORT_NAMES, clock, measured, short_key, shown
+from rlhf_hydra.sweep.words import SHORT_NAMES, measured, short_key, shown
+from rlhf_hydra.tracking.console import duration
 
 FILES = ("report.html", "report.md", "trials.csv", "settings.csv", "best/experiment.yaml")
 
@@ -32,10 +34,14 @@ def print_report(report: Report, console: Console) -> None:
     if report.command:
         lines.append(("run the best again", report.command))
     if report.sweep.command and not report.sweep.is_over:
-        folder = shlex.quote(str(report.folder))
-        lines.append(("run what is missing", f"python -m rlhf_hydra task=sweep_resume run={folder}"))
+        lines.append(("run what is missing", again(report.folder)))
     for name, text in lines:
         console.print(f"{name:<22}{text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def again(folder: Path) -> str:
+    """The command that runs what is missing."""
+    return shlex.join(["python", "-m", "rlhf_hydra", "task=sweep_resume", f"run={folder}"])
 
 
 def last_word(trial: Trial) -> str:
@@ -62,7 +68,7 @@ def table(report: Report) -> Table:
             Text(setting.states, style=COLORS[setting.state]),
             *(shown(setting.value(key)) for key in report.swept),
             *(measured(setting, metric) for metric in report.columns),
-            clock(setting.seconds),
+            duration(setting.seconds),
             f"{report.cost(setting):.3g}",
             " ".join(filter(None, flags)),
             style="bold" if setting is report.best else "",

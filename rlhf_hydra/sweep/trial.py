@@ -22,11 +22,8 @@ from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.saved import load_run_yaml, look_at_run_yaml, plain, save_run_yaml
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.sweep.runs import RUN, SWEEP
-from rlhf_hydra.sweep.space import Point, name_of
+from rlhf_hydra.sweep.space import IRRELEVANT, Point, name_of
 from rlhf_hydra.sweep.status import Status, read, write, write_json
-
-IRRELEVANT = ("task", "outputs", "run", "sweep", "tracking")
-"""Sections that do not decide what a trial finds."""
 
 
 class Occupied(Failure):
@@ -71,7 +68,7 @@ class Book:
         book = cls(folder)
         if (folder / SWEEP).exists():
             book.trials = {key: trial for key, trial in cls.load(folder).trials.items() if trial.status.is_final}
-        for path in folder.glob("trials/*-*/"):
+        for path in folder.glob("trials/[0-9]*-*/"):
             book.known[path.name.rpartition("-")[2]] = path.name
         return book
 

@@ -1,5 +1,6 @@
 """Values as readers see them."""
 
+import math
 from typing import Any
 
 from rlhf_hydra.config.conditions import SHORT
@@ -20,12 +21,9 @@ def shown(value: Any) -> str:
 
 
 def measured(setting: Setting, metric: str) -> str:
-    """The last value, over several seeds `0.52 ± 0.03`: mean and standard deviation."""
-    deviation = setting.deviation(metric)
-    return shown(setting.last(metric)) + ("" if deviation is None else f" ± {deviation:.2g}")
-
-
-def clock(seconds: float) -> str:
-    """3:20:01, or 5:07."""
-    hours, minutes, rest = int(seconds) // 3600, int(seconds) // 60 % 60, int(seconds) % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    """The last value, over several seeds `0.520 ± 0.031`: mean and standard deviation, to the latter's two digits."""
+    value, deviation = setting.last(metric), setting.deviation(metric)
+    if value is None or not deviation:
+        return shown(value) + ("" if deviation is None else " ± 0")
+    places = max(0, 1 - math.floor(math.log10(deviation)))
+    return f"{value:.{places}f} ± {deviation:.{places}f}"

@@ -1,6 +1,8 @@
 """`python -m rlhf_hydra`: what it prints, what it leaves, how it exits, and what it does not import."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -97,7 +99,6 @@ WRONG = {
     "-m hydra/launcher=joblib seed=1,2": "error: hydra: sweeps have no launchers, sweepers and subfolders of Hydra's\n",
     "task=sweep_resume": "error: run (command line): task=sweep_resume needs the folder of a sweep\n",
     "task=sweep_resume run=.": "(command line): no sweep in it\n    Give the folder that holds sweep.json",
-    "task=sweep_resume run=. steps=3": "error: steps (command line): the trials are planned\n",
     "-m seed=1,2 rollout.temperature=0": "    in 2 of 2 runs, first: seed=1 rollout.temperature=0\n",
 }
 
@@ -131,3 +132,13 @@ def test_options_of_a_team_are_found_in_its_folder(tmp_path):
     done = call(tmp_path, "--config-dir", ".", "--cfg", "job", "--package", "algo.kl", "algo=ours")
     assert "coef: 0.05" in done.stdout
     assert "ours, ppo" in call(tmp_path, "--config-dir", ".", "--help").stdout
+
+
+def test_ctrl_c_is_no_defect(tmp_path):
+    """While it reads a file that does not end."""
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    words = [sys.executable, "-m", "rlhf_hydra", "task=report", "run=."]
+    reader = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with (tmp_path / "metrics.jsonl").open("w"):
+        reader.send_signal(signal.SIGINT)
+        assert reader.communicate() == ("", "") and reader.returncode == 130

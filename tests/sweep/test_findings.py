@@ -1,5 +1,7 @@
 """What is concluded from a set of trials, by hand."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -167,7 +169,7 @@ def test_main_effects_by_hand():
     found = settings([*grid(), at("failed", 0.1, 0.0, state="failed", algo__kl__coef=0.1, algo__epochs=1)])
     first, second = findings.effects(found, findings.swept(found), EVAL)
     # 1 epoch: (0.4 + 0.2) / 2 = 0.3, 2: (0.8 + 0.4) / 2 = 0.6; coef 0.01: 0.6, 0.1: 0.3. The failed one counts not.
-    assert first.values == [(0.01, [0.4, 0.8]), (0.1, [0.2, 0.4])]
+    assert [(level.at, level.reached) for level in first.levels] == [(0.01, [0.4, 0.8]), (0.1, [0.2, 0.4])]
     assert first.means == pytest.approx([0.6, 0.3]) and first.span == pytest.approx(0.3)
     assert second.key == "algo.epochs" and second.means == pytest.approx([0.3, 0.6])
 
@@ -190,6 +192,10 @@ def signs(**curves):
     return findings.signs(trial("t", {known[name]: curve for name, curve in curves.items()}))
 
 
+def evaluated(*values):
+    return {"evaluation": {5 * number: value for number, value in enumerate(values)}}
+
+
 @pytest.mark.parametrize(
     ("curves", "sign"),
     [
@@ -201,10 +207,12 @@ def signs(**curves):
         ({"length": {s: 100 + 10 * s for s in STEPS}}, "responses grow longer: 125 -> 285 tokens"),
         ({"length": {s: 300 - 12 * s for s in STEPS}}, "responses grow shorter: 270 -> 78 tokens"),
         ({"length": {s: 100 + 4 * s for s in STEPS}}, ""),  # 110 -> 174
-        ({"evaluation": {0: 0.1, 10: 0.5, 20: 0.35}}, "evaluation falls: 0.5 at its best, 0.35 now"),  # 0.15 of 0.4
-        ({"evaluation": {0: 0.1, 10: 0.5, 20: 0.45}}, ""),  # 0.05 of 0.4
-        ({"evaluation": {0: 0.5, 10: 0.4, 20: 0.3}}, "evaluation falls"),  # nothing gained, so any loss counts
-        ({"evaluation": {0: 0.5, 20: 0.3}}, ""),  # two values are no curve
+        (evaluated(0.1, 0.3, 0.5, 0.4, 0.3), "evaluation falls: 0.5 at its best, 0.35 in the end"),  # 0.15 of 0.4
+        (evaluated(0.1, 0.3, 0.5, 0.45, 0.4), ""),  # 0.075 of 0.4
+        (evaluated(0.5, 0.4, 0.3, 0.2), "evaluation falls"),  # nothing gained, so any loss counts
+        (evaluated(0.1, 0.4, 0.5, 0.5, 0.3), ""),  # the last one alone
+        (evaluated(0.5, 0.4, 0.5, 0.4, 0.5, 0.3), ""),  # usually 0.1 from its neighbours, now 0.1 below its best
+        (evaluated(0.5, 0.4, 0.3), ""),  # three values are no curve
     ],
 )
 def test_signs_of_reward_hacking(curves, sign):
@@ -217,5 +225,40 @@ def test_signs_of_reward_hacking(curves, sign):
 
 
 def test_several_signs_are_all_named():
-    found = signs(reward=RISING, kl={s: 0.001 * 1.4**s for s in STEPS}, evaluation={0: 0.1, 10: 0.5, 20: 0.2})
+    found = signs(reward=RISING, kl={s: 0.001 * 1.4**s for s in STEPS}, **evaluated(0.1, 0.3, 0.5, 0.3, 0.2))
     assert [sign.split()[0] for sign in found] == ["KL", "evaluation"]
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50])
+def test_noise_is_seldom_a_sign(steps):
+    """200 runs of a KL that grows evenly, with a tenth of noise, and of an evaluation that rises and then stays, with
+    0.025."""
+    rng, found = random.Random(0), []
+    for _ in range(200):
+        kl = {s: 0.5 * s / steps * rng.gauss(1, 0.1) for s in range(1, steps + 1)}
+        values = [0.3 + 0.5 * (1 - 0.4**n) + rng.gauss(0, 0.025) for n in range(8)]
+        found += signs(reward={s: s / steps for s in kl}, kl=kl, **evaluated(*values))
+    assert len(found) <= 4
+
+
+def test_many_numbers_are_taken_in_quarters():
+    """Alone each would have an effect, as large as the settings differ."""
+    ends = [0.5, 0.1, 0.3, 0.3, 0.2, 0.4, 0.6, 0.4, 0.9, 0.7]
+    trials = [at(str(n), 0.1, end, lr=10.0**-n, kind="ab"[n % 2]) for n, end in enumerate(ends, start=1)]
+    found = settings(trials)
+    lr, kind = findings.effects(found, findings.swept(found), EVAL)
+    assert [level.name for level in lr.levels] == [
+        "1e-10 to 1e-09",
+        "1e-08 to 1e-06",
+        "1e-05 to 0.0001",
+        "0.001 to 0.1",
+    ]
+    # (0.9 + 0.7) / 2, (0.6 + 0.4 + 0.4) / 3, (0.2 + 0.3) / 2, (0.3 + 0.1 + 0.5) / 3
+    assert lr.means == pytest.approx([0.8, 1.4 / 3, 0.25, 0.3])
+    assert [level.at for level in lr.levels] == [1e-10, 1e-07, 1e-05, 1e-02]
+    assert kind.means == pytest.approx([0.5, 0.38])
+
+
+def test_a_key_of_which_one_value_is_left_has_no_effect():
+    left = [at("a", 0.1, 0.5, lr=1), at("b", 0.1, 0.5, state="failed", lr=2)]
+    assert findings.effects(settings(left), findings.swept(settings(left)), EVAL) == []

@@ -77,6 +77,34 @@ if number == 4:
     assert "3 done, 2 failed, 1 killed" in said and "#1 failed: KeyError: 'no such answer'" in said
 
 
+def test_a_trial_whose_files_are_spoilt_takes_nothing_with_it(plan, program):
+    """The second one waits until the first has done it."""
+    book = plan("seed=0,1,2")
+    os.mkfifo(book.folder / "pipe")
+    text = """
+import shutil
+if number == 0:
+    (here / "metrics.jsonl").write_text("hello\\n")
+    shutil.rmtree(here)
+    (here.parents[1] / "pipe").write_text("x")
+    sys.exit(1)
+if number == 1:
+    (here.parents[1] / "pipe").read_text()
+"""
+    said = launch(book, program(text), hang_timeout_s=60)
+    assert states(book)[1:] == ["done", "done"]
+    assert f"how {next(iter(book.trials))} is doing could not be written down" in said
+
+
+def test_a_trial_that_cannot_be_begun_lets_the_others_save(plan, program):
+    book = plan("seed=0,1")
+    (list(book.trials.values())[1].folder / "output.log").mkdir()
+    text = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\nwhile True: signal.pause()"
+    with pytest.raises(Failure, match="trial 1-.* could not be started: .*Is a directory"):
+        launch(book, program(text))
+    assert states(book)[0] == "stopped"
+
+
 def test_two_trials_run_at_the_same_time(plan, program):
     """Each waits for the other."""
     book = plan("seed=0,1")
@@ -170,6 +198,7 @@ sys.exit(number > 0 and not (here.parents[1] / "again").exists())
     command, files = program(text), ["output.log", "run.yaml", "status.json"]
     launch(book, command)
     assert states(book) == ["done", "failed", "failed"]
+    before = [trial.status for trial in book.trials.values()]
     (book.folder / "again").touch()
     (book.folder / "log").unlink()
     launch(plan("seed=0,1,2"), command)
@@ -177,6 +206,9 @@ sys.exit(number > 0 and not (here.parents[1] / "again").exists())
     seen = sorted((book.folder / "log").read_text().splitlines())
     assert seen == [f"1 {files}", f"2 {['checkpoints', 'junk', *files]}"]
     assert [trial.status.attempt for trial in book.trials.values()] == [1, 2, 2]
+    for trial, first in zip(book.trials.values(), before, strict=True):
+        assert trial.status.earlier_s == (first.seconds if first.state == "failed" else 0)
+        assert read_sweep([trial.folder]).trials[0].seconds == trial.status.seconds >= first.seconds > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -272,7 +304,7 @@ while True:
 import os, signal, sys
 from pathlib import Path
 from rlhf_hydra.sweep.child import Child
-child = Child([sys.executable, "-c", {trial!r}], Path({str(tmp_path)!r}), os.environ, "attempt 1")
+child = Child([sys.executable, "-c", {trial!r}], Path({str(tmp_path)!r}), os.environ, 1)
 Path({str(tmp_path / "pipe")!r}).read_text()
 print(child.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

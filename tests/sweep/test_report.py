@@ -232,7 +232,7 @@ def test_signs_and_constraints_reach_the_reader(tmp_path):
     place = make_report([honest, gaming], task, tmp_path / "outputs")
     text = (place / "report.md").read_text()
     assert place.parent == tmp_path / "outputs/report"
-    assert "- **gaming** evaluation falls: 0.9 at its best, 0.3 now" in text
+    assert "- **gaming** evaluation falls: 0.9 at its best, 0.4 in the end" in text
     assert "Not policy/kl <= 0.1, so not the best: gaming." in text and "## Best: honest" in text
     row = list(csv.DictReader((place / "trials.csv").open()))[1]
     assert row["signs"].startswith("evaluation falls")
@@ -274,7 +274,7 @@ def test_seeds_are_one_line_and_the_best_is_no_seed(tmp_path):
     assert "seed" not in (folder / "best/experiment.yaml").read_text().partition("seed=7,8\n")[2]
     text = (folder / "report.md").read_text()
     assert f"--config-dir {folder}/best -m experiment=best seed=7,8" in text and "is not all of" not in text
-    assert "| [#2](trials/2-x) [#3](trials/3-x) | done | 2e-06 | 0.55 ± 0.071 |" in text
+    assert "| [#2](trials/2-x) [#3](trials/3-x) | done | 2e-06 | 0.550 ± 0.071 |" in text
     assert "Not ranked before all of their seeds are done: #4 ×2." in text
     rows = list(csv.DictReader((folder / "trials.csv").open()))
     assert [row["setting"] for row in rows] == ["#0 ×2"] * 2 + ["#2 ×2"] * 2 + ["#4 ×2"] * 2
@@ -289,6 +289,18 @@ def test_a_supervised_sweep_is_judged_by_its_evaluation_loss(tmp_path):
     assert "Objective: min `eval/loss`" in text and "## Best: 0.3" in text
     assert "KL against reward" not in html and "Signs of reward hacking" not in html
     assert "| trial | state | algo.beta | eval/loss | train/loss | eval/accuracy |" in text
+
+
+def test_a_sweep_over_algorithms_of_both_kinds_is_judged_as_its_first_one(tmp_path):
+    own = {f"{n}-x": [f"algo={name}"] for n, name in enumerate(("ppo", "dpo"))}
+    folder = leave_sweep(tmp_path / "s", own, axes={"algo": []}, objective=None)
+    for (key, lines), metric in zip(own.items(), ("reward/mean", "train/loss"), strict=True):
+        leave_run(folder / "trials" / key, lines, {metric: {1: 0.5, 2: 0.6}}, state="done")
+    report = study(read_sweep([folder]), folder)
+    assert report.objective == "reward/mean" and [name for name in report.metrics] == ["reward/mean", "train/loss"]
+    assert [note for note in report.notes if "KL" in note] == [
+        "No KL was measured (algo.kl.coef=0), so not on the frontier: #0."
+    ]
 
 
 def test_without_plotly_the_page_shows_the_plots(sweep, tmp_path):

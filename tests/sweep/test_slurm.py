@@ -76,6 +76,7 @@ def test_what_is_given_counts_more(composer):
         (["cluster=cpu", "cluster.address=head:1"], "cluster.address"),
         (["cluster=a100x16", "model=llama3-8b"], "cluster.nodes"),
         (["sweep.slurm.options={requeue:true}"], "sweep.slurm.options"),
+        (["sweep.slurm.time_min=3"], "sweep.slurm.save_s"),
         (["sweep=optuna", "sweep.objective=reward/mean"], "sweep.max_parallel"),
     ],
 )
@@ -95,7 +96,7 @@ def test_a_machine_without_slurm_is_said():
 def test_a_job_that_left_no_exit_code_has_that_of_its_state(plan, tmp_path, state, code):
     """After it had time to appear."""
     trial = next(iter(plan("seed=1").trials.values()))
-    element = Element(trial, "", job=Gone(tmp_path, state))
+    element = Element(trial, 1, job=Gone(tmp_path, state))
     assert element.poll() is None
     element.gone_at -= 15
     assert element.poll() == code
@@ -104,7 +105,7 @@ def test_a_job_that_left_no_exit_code_has_that_of_its_state(plan, tmp_path, stat
 
 def test_a_trial_that_never_left_the_queue_can_be_ended(plan):
     trial = next(iter(plan("seed=1").trials.values()))
-    element = Slurm(lambda: None).begin(trial, "attempt 1", {})
+    element = Slurm(lambda: None).begin(trial, 1, {})
     assert element.poll() is None and not element.has_begun()
     element.kill()
     assert ended(trial.status, element.wait(), 0.0, trial.folder / "output.log").state == "killed"

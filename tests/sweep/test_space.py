@@ -1,3 +1,5 @@
+from argparse import Namespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,6 +8,7 @@ from rlhf_hydra.config.compose import Interval
 from rlhf_hydra.config.errors import ConfigError
 from rlhf_hydra.config.schema import RandomSweep
 from rlhf_hydra.sweep.space import Space
+from rlhf_hydra.tasks import checked_runs
 
 
 def test_a_grid_is_every_combination_the_last_key_fastest(composer):
@@ -20,6 +23,12 @@ def test_a_grid_is_every_combination_the_last_key_fastest(composer):
 
 def test_what_varies_tells_runs_apart(points):
     assert points("algo=ppo", "seed=choice(1,2)") == [["seed=1"], ["seed=2"]]
+
+
+def test_a_range_of_fractions_counts_as_it_reads(points):
+    """In binary fractions 3 x 0.3 is below 0.9, and 3 x 0.1 is above 0.3."""
+    assert points("algo.kl.coef=range(0,0.9,0.3)") == [[f"algo.kl.coef={value}"] for value in (0.0, 0.3, 0.6)]
+    assert points("algo.kl.coef=range(0.1,0.4,0.1)") == [[f"algo.kl.coef={value}"] for value in (0.1, 0.2, 0.3)]
 
 
 def test_one_run_has_nothing_of_its_own(points):
@@ -57,8 +66,16 @@ WRONG = {
     "sweep.zip=[[steps,seed]] steps=1,2": r"do not pair .steps: \['1', '2'\], seed: \[\]",
     "sweep.zip=[[seed,steps]] steps=1,2": "do not pair",
     "sweep.seeds=2 seed=1,2": "the seed has several values already",
-    "sweep.seeds=1,2": "says how to sweep",
-    "sweep=random,grid": "says how to sweep",
+    "sweep.seeds=1,2": "does not decide what a run finds",
+    "sweep=random,grid": "does not decide what a run finds",
+    "sweep.zip=[[steps,seed],[seed,checkpoint.keep]] steps=1,2 seed=1,2 checkpoint.keep=1,2": "seed stands in two zips",
+    "algo=glob(zz*)": r"algo=glob\(zz\*\) .*has no value to choose from",
+    "seed=range(3,1)": "has no value to choose from",
+    "seed=range(1,3,0)": "has no value to choose from",
+    "outputs=a,b": "does not decide what a run finds",
+    "tracking=none,jsonl": "does not decide what a run finds",
+    "hydra.sweep.dir=a,b": "does not decide what a run finds",
+    "cluster.address=a:1,b:2": "does not decide what a run finds",
     "algo.kl.coef=interval(0,1)": "algo.kl.coef .*cannot be swept over an interval",
     "sweep=random algo.kl.coef=interval(1,0)": "is not an interval",
     "sweep=random algo.kl.coef=tag(log,interval(0,1))": "bounds above 0",
@@ -118,3 +135,12 @@ def test_a_search_is_checked_at_its_bounds(points):
         ["algo.kl.coef=0.001", "steps=2"],
         ["algo.kl.coef=0.001", "steps=3"],
     ]
+
+
+def test_of_a_grid_with_many_errors_some_are_shown(composer):
+    """All 30 values of both keys are wrong; each run has one error of either."""
+    asked = Namespace(overrides=["policy.optim.lr=range(-3.0,0,0.1)", "steps=-1"], multirun=True)
+    with pytest.raises(ConfigError) as error:
+        list(checked_runs(asked, composer))
+    lines = str(error.value).splitlines()
+    assert sum(line.startswith("error: ") for line in lines) == 20 and lines[-1] == "and 11 other errors"

@@ -1,9 +1,11 @@
 import json
 import multiprocessing
+import os
 import signal
 
 import pytest
 
+from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.sweep.progress import Progress
 from rlhf_hydra.sweep.status import Status, ended, last_lines, outcome, read, write
 
@@ -17,6 +19,13 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_no_status_is_none(tmp_path):
     assert read(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"state": "done"', '{"mood": "good"}'])
+def test_a_status_that_cannot_be_read_is_named(tmp_path, text):
+    (tmp_path / "status.json").write_text(text)
+    with pytest.raises(Failure, match=f"{tmp_path}/status.json cannot be read .*: remove it to run the trial again"):
+        read(tmp_path)
 
 
 def rewrite(folder, times):
@@ -55,6 +64,14 @@ def test_a_failure_keeps_its_last_lines(tmp_path):
     assert last_lines(output, count=1) == "KeyError: 'x'"
 
 
+def test_the_last_words_are_those_of_the_last_attempt(tmp_path):
+    output = tmp_path / "output.log"
+    output.write_text("--- attempt 1\nKeyError: 'x'\n--- attempt 2\n")
+    assert last_lines(output) == ""
+    output.write_text(output.read_text() + "hello\n")
+    assert last_lines(output) == "hello"
+
+
 def test_pruned_is_final_unless_the_trial_was_done_anyway(tmp_path):
     pruned = Status("running", detail="worse", pruned=True)
     stopped, done = ended(pruned, 143, 1.0, tmp_path), ended(pruned, 0, 1.0, tmp_path)
@@ -80,6 +97,23 @@ def test_progress_reads_what_is_new_and_no_half_line(tmp_path):
         file.write('an": 0.75}\n')
     assert progress.refresh().fresh == [(2, {"reward/mean": 0.75})]
     assert progress.refresh().fresh == [] and progress.last["reward/mean"] == 0.75
+
+
+def test_progress_passes_over_what_is_no_line_of_metrics(tmp_path):
+    lines = ["hello", "[1]", "{}", '{"step": "x"}', '{"step": 2, "reward/mean": 0.5}', ""]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert Progress(tmp_path).last == {"reward/mean": 0.5}
+
+
+def test_silence_is_counted_by_one_clock(tmp_path):
+    """Those of the files' machine and of the wall may be wrong, or jump."""
+    progress = Progress(tmp_path)
+    assert [progress.silent_s(now) for now in (100.0, 107.0)] == [0.0, 7.0]
+    (tmp_path / "output.log").write_text("hello")
+    os.utime(tmp_path / "output.log", (1, 1))
+    assert [progress.silent_s(now) for now in (110.0, 113.0)] == [0.0, 3.0]
+    append(tmp_path / "metrics.jsonl", {"step": 1})
+    assert progress.silent_s(120.0) == 0.0
 
 
 def test_progress_begins_again_where_a_resumed_run_does(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from rlhf_hydra.config.check import checked_run
 from rlhf_hydra.config.errors import ConfigError
 from rlhf_hydra.config.saved import load_run_yaml, saved_command
+from rlhf_hydra.sweep.conduct import resume
 from rlhf_hydra.sweep.status import write
 from rlhf_hydra.sweep.trial import Book, Occupied, digest, locked
 
@@ -72,6 +73,17 @@ def test_a_book_is_read_as_it_was_written_with_changes_to_how_it_is_run(plan, tm
     for key, trial in read.trials.items():
         assert trial.run.sweep.max_parallel == 1
         assert replace(trial.run, sweep=written.trials[key].run.sweep) == written.trials[key].run
+
+
+@pytest.mark.parametrize(
+    "change", ["steps=3", "sweep=optuna", "sweep.zip=[[seed,steps]]", "sweep.seeds=2", "sweep.trials=9"]
+)
+def test_a_plan_is_not_changed_by_going_on(plan, tmp_path, change):
+    book = plan("sweep=random", "sweep.trials=2", "seed=1,2,3")
+    book.head = {"sweep": "random"}
+    book.write()
+    with pytest.raises(ConfigError, match=f"{change.partition('=')[0]} .*: the trials are planned"):
+        resume(tmp_path, [change])
 
 
 def test_a_folder_without_a_sweep_is_said(tmp_path):

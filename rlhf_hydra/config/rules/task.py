@@ -66,7 +66,11 @@ def slurm(run: RunConfig) -> Iterator[Problem]:
         says = "a trial of sweep.backend=slurm has one node"
         fix = "Take a cluster of one node, or start Ray in a job of yours and the sweep on it (launchers/slurm.sbatch)."
         yield Problem("", "cluster.nodes", says, fix)
-    if "requeue" in run.sweep.slurm.options:
+    cfg = run.sweep.slurm
+    if cfg.save_s >= 60 * cfg.time_min:
+        says = f"a job of {cfg.time_min} min would be told to save {cfg.save_s} s before its end, so at once"
+        yield Problem("", "sweep.slurm.save_s", says, "Lower it, or raise sweep.slurm.time_min.")
+    if "requeue" in cfg.options:
         says = "a trial that Slurm takes back is submitted again by the sweep"
         yield Problem("", "sweep.slurm.options", says, "Drop requeue.")
     if isinstance(run.sweep, OptunaSweep) and not run.sweep.max_parallel:
