@@ -127,7 +127,7 @@ def _load(
     known.save()
     if not origin:
         return make(None)
-    return stores.cached(cache, _key(cfg, algo, tokenizer, longest, origin), make)
+    return stores.cached(cache, _key(cfg, algo, tokenizer, longest, origin), make, note)
 
 
 def _make(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, note: Note, folder: Path | None) -> stores.Made:
