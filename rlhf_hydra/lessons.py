@@ -1,7 +1,6 @@
 """What a supervised run learns from: examples, the order in which they come, and what the reference says of them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from torch import Tensor
 from rlhf_hydra.algos.objectives import Objective, Totals
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.cluster.roles import TokenModel
-from rlhf_hydra.data.blend import permutation
 from rlhf_hydra.data.examples import Examples
+from rlhf_hydra.data.order import Order, permutation
 from rlhf_hydra.data.prompts import check_same
 from rlhf_hydra.data.report import Note, Progress, unsaid
 
@@ -116,13 +115,12 @@ class Passes:
 
     def __init__(self, lessons: Lessons, size: int, seed: int) -> None:
         self.count, self.size, self.seed = len(lessons), size, seed
-        self.fingerprint = lessons.examples.fingerprint
+        self.fingerprint, self.order = lessons.examples.fingerprint, Order(len(lessons), seed)
         self.number, self.place = 0, 0
-        self.order = lru_cache(maxsize=1)(lambda number: permutation(self.count, seed, number))
 
     def take(self) -> list[int]:
         """The next `size` examples, or what is left of the pass."""
-        items = self.order(self.number)[self.place : self.place + self.size]
+        items = self.order.of_pass(self.number)[self.place : self.place + self.size]
         self.place += len(items)
         if self.place == self.count:
             self.number, self.place = self.number + 1, 0

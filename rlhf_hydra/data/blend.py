@@ -9,18 +9,11 @@ from itertools import accumulate
 
 from rlhf_hydra.config.schema import Blend, Data
 from rlhf_hydra.data.files import DataError
+from rlhf_hydra.data.order import permutation
 from rlhf_hydra.data.report import DataReport
 
 Pick = tuple[int, int]
 """Number of the source, number of one of its items."""
-
-
-def permutation(n: int, seed: int, number: int) -> list[int]:
-    """A seeded order of range(n) for pass `number`."""
-    # Sorted by random keys: Python promises the same `random()` in every version, and not the same `shuffle`.
-    rng = random.Random(f"{seed}/{number}/{n}")
-    keys = [rng.random() for _ in range(n)]
-    return sorted(range(n), key=keys.__getitem__)
 
 
 def picks(cfg: Blend, sizes: Sequence[int], seed: int) -> list[Pick]:

@@ -16,11 +16,12 @@ from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.config.schema import PRM, SFT, Blend, Data, Supervised, ToyData
 from rlhf_hydra.data import sources, toy
 from rlhf_hydra.data import store as stores
-from rlhf_hydra.data.blend import permutation, picks, sources_of, together
+from rlhf_hydra.data.blend import picks, sources_of, together
 from rlhf_hydra.data.files import DataError, Rows
 from rlhf_hydra.data.formats import rows_each
 from rlhf_hydra.data.images import contents, home
 from rlhf_hydra.data.making import Maker, tried
+from rlhf_hydra.data.order import permutation
 from rlhf_hydra.data.report import BadRow, DataReport, Ledger, Note, unsaid
 from rlhf_hydra.data.store import Known, Numbered, Store
 from rlhf_hydra.data.templates import chat_template
@@ -133,7 +134,7 @@ def _load(
     known.save()
     if not origin:
         return make(None)
-    return stores.cached(cache, _key(cfg, algo, tokenizer, longest, origin), make)
+    return stores.cached(cache, _key(cfg, algo, tokenizer, longest, origin), make, note)
 
 
 def _make(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, note: Note, folder: Path | None) -> stores.Made:

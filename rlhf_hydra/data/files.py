@@ -5,11 +5,13 @@ from 1, of any other.
 """
 
 import csv
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from rlhf_hydra.config.failure import Failure
 
@@ -23,7 +25,7 @@ class DataError(Failure, ValueError):
 
 
 def jsonl_rows(path: Path) -> Rows:
-    with path.open("rb") as file:
+    with _open(path) as file:
         for number, line in enumerate(file, start=1):
             if text := _decode(line, path, number).strip():
                 hint = "; a JSON list belongs into a .json file" if text.startswith("[") else ""
@@ -31,7 +33,8 @@ def jsonl_rows(path: Path) -> Rows:
 
 
 def json_rows(path: Path) -> Rows:
-    rows = _json(_decode(path.read_bytes(), path), path)
+    with _open(path) as file:
+        rows = _json(_decode(file.read(), path), path)
     if not isinstance(rows, list):
         raise DataError(f"{path} holds one {_kind(rows)}; expected a list of rows, `[{{...}}, ...]`")
     for number, row in enumerate(rows, start=1):
@@ -40,7 +43,7 @@ def json_rows(path: Path) -> Rows:
 
 def csv_rows(path: Path) -> Rows:
     csv.field_size_limit(LONGEST_CELL)
-    with path.open("rb") as file:
+    with _open(path) as file:
         cells = csv.reader((_decode(line, path, n) for n, line in enumerate(file, start=1)), strict=True)
         try:
             header = next(cells, [])
@@ -104,10 +107,21 @@ READERS: dict[str, Callable[[Path], Rows]] = {
 }
 """Reader of each kind of file, by suffix."""
 
+
+def suffix(path: Path) -> str:
+    """That of a file's kind: of a.jsonl.gz it is .jsonl, since text may be compressed."""
+    inner = Path(path.stem).suffix
+    return inner if path.suffix == ".gz" and inner in (".jsonl", ".json", ".csv") else path.suffix
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
 BEGINNINGS = {
     b"PAR1": "a Parquet file; give it the suffix .parquet",
     b"ARROW1": "an Arrow file; give it the suffix .arrow",
-    b"\x1f\x8b": "compressed (gzip); unpack it",
+    b"\x1f\x8b": "compressed (gzip); give it the suffix .gz",
     b"PK\x03\x04": "compressed (zip); unpack it",
 }
 """What files of another kind begin with."""
@@ -121,9 +135,9 @@ def file_rows(path: Path) -> Rows:
         for magic, kind in BEGINNINGS.items():
             if start.startswith(magic) and not kind.endswith(path.suffix):
                 raise DataError(f"{path} is {kind}")
-        yield from READERS[path.suffix](path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        yield from READERS[suffix(path)](path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 class Place(int):
@@ -138,7 +152,7 @@ class Place(int):
 def folder_files(folder: Path, split: str) -> list[Path]:
     """The data files of a folder that belong to `split`, by a word in their names or folders (`train-00001.parquet`,
     `test/a.jsonl`). Files of which none has such a word are all `train`."""
-    files = [file for file in sorted(folder.rglob("*")) if file.suffix in READERS and file.name not in NO_DATA]
+    files = [file for file in sorted(folder.rglob("*")) if suffix(file) in READERS and file.name not in NO_DATA]
     words = {file: set(re.split(r"[^a-z0-9]+", str(file.relative_to(folder)).lower())) for file in files}
     known = {word for names in SPLITS.values() for word in names}
     if not any(found & known for found in words.values()):
@@ -211,9 +225,9 @@ def _once(pairs: list[tuple[str, Any]]) -> Row:
 
 
 def _hint(text: str, path: Path, error: json.JSONDecodeError) -> str:
-    if path.suffix == ".json" and error.msg == "Extra data":
+    if suffix(path) == ".json" and error.msg == "Extra data":
         return "; is it JSON lines (.jsonl)?"
-    if path.suffix == ".jsonl" and text in ("[", "{"):
+    if suffix(path) == ".jsonl" and text in ("[", "{"):
         return "; is it one JSON value over several lines (.json)?"
     return "; is it CSV (.csv)?" if error.pos == 0 and "," in text else ""
 

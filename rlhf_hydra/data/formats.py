@@ -77,6 +77,8 @@ def _first(messages: list[Message], column: str, learn: str) -> int:
         return 0
     if messages[-1]["role"] != "assistant":
         raise BadRow("does not end with a message of the assistant", column)
+    if not messages[-1]["content"].strip() and not messages[-1].get("tool_calls"):
+        raise BadRow("has an empty response", column)
     return len(messages) - 1
 
 
@@ -285,13 +287,14 @@ def text_or_messages(row: Row, column: str) -> Value:
     value = present(row, column)
     if isinstance(value, str):
         _check_text(value, column)
-    elif not isinstance(value, list):
+        return value
+    if not isinstance(value, list):
         raise BadRow(f"is {kind(value)}; expected text or a list of chat messages", column)
-    elif not all(_is_message(message) for message in value):
+    messages = [_plain(message) for message in value]
+    if not all(_is_message(message) for message in messages):
         raise BadRow("is a list, but not of chat messages ({role, content}, both text)", column)
-    else:
-        _check_text("".join(message["content"] for message in value), column)
-    return value
+    _check_text("".join(message["content"] for message in messages), column)
+    return messages
 
 
 def _check_text(value: Any, column: str) -> None:
@@ -301,6 +304,20 @@ def _check_text(value: Any, column: str) -> None:
         raise BadRow("is empty", column)
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
         raise BadRow("has half a character (a lone surrogate)", column)  # which no tokenizer takes
+
+
+def _plain(message: Any) -> Any:
+    """A message without its keys that are null: tables give each message the keys of all. Parts that are all text
+    become one; a call of tools without a text gets an empty one."""
+    if not isinstance(message, dict):
+        return message
+    given = {key: value for key, value in message.items() if value is not None}
+    content = given.get("content", "" if given.get("tool_calls") else None)
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
+    ):
+        content = "".join(part["text"] for part in content)
+    return {**given, "content": content}
 
 
 def _is_message(value: Any) -> bool:

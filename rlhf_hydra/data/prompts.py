@@ -9,10 +9,11 @@ from typing import Any
 from rlhf_hydra.batch import Images
 from rlhf_hydra.config.schema import Blend, Data, ToyData
 from rlhf_hydra.data import sources, toy
-from rlhf_hydra.data.blend import permutation, picks, sources_of, together
+from rlhf_hydra.data.blend import picks, sources_of, together
 from rlhf_hydra.data.files import DataError, Row
 from rlhf_hydra.data.formats import present, text_or_messages
 from rlhf_hydra.data.images import Gallery, contents
+from rlhf_hydra.data.order import Order
 from rlhf_hydra.data.report import BadKey, BadRow, DataReport, Ledger, Note, attempt, unsaid
 from rlhf_hydra.data.templates import Line, Message, Renderer
 
@@ -135,11 +136,11 @@ class PromptStream:
             raise DataError("a stream needs at least one prompt")
         self.prompts, self.seed, self.taken = prompts, seed, 0
         self.fingerprint = fingerprint(prompts)
-        self._pass, self._order = -1, [0]
+        self.order = Order(len(prompts), seed)
 
     def take(self, n: int) -> list[Prompt]:
         """The next `n` prompts; runs on into the next pass where one ends."""
-        picked = [self.prompts[self._index(self.taken + i)] for i in range(n)]
+        picked = [self.prompts[i] for i in self.order.take(self.taken, n)]
         self.taken += n
         return picked
 
@@ -150,12 +151,6 @@ class PromptStream:
         """Go on after `state["taken"]` prompts. Raises DataError where that would not be the same order."""
         check_same(state, self.state())
         self.taken = int(state["taken"])
-
-    def _index(self, position: int) -> int:
-        number, place = divmod(position, len(self.prompts))
-        if number != self._pass:
-            self._pass, self._order = number, permutation(len(self.prompts), self.seed, number)
-        return self._order[place]
 
 
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

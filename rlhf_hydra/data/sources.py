@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_hydra.config.schema import Data, ToyData
 from rlhf_hydra.data import toy
-from rlhf_hydra.data.files import READERS, DataError, Row, Rows, column, file_rows, folder_files, placed_rows
+from rlhf_hydra.data.files import READERS, DataError, Row, Rows, column, file_rows, folder_files, placed_rows, suffix
 from rlhf_hydra.models.hub import dataset_commit, dataset_folder, patiently, verify_dataset
 
 __all__ = ["DataError", "Row", "Rows", "column", "describe", "fingerprint", "read"]
@@ -33,7 +33,7 @@ def describe(cfg: Data) -> str:
     """The source in a message: its file, or `hub:path/subset[split]`."""
     if isinstance(cfg, ToyData):
         return "data=toy"
-    if cfg.path is None or Path(cfg.path).suffix in READERS:
+    if cfg.path is None or suffix(Path(cfg.path)) in READERS:
         return str(cfg.path)
     where = "" if Path(cfg.path).expanduser().is_dir() else f"{cfg.hub}:"
     revision = f"@{cfg.revision}" if cfg.revision else ""
@@ -73,9 +73,9 @@ def _path(cfg: Data) -> Path:
     if cfg.path is None:
         raise DataError("data.path is not set: name a file or the id of a dataset on data.hub")
     path = Path(cfg.path).expanduser()
-    if path.suffix in READERS and not path.exists():
+    if suffix(path) in READERS and not path.exists():
         raise DataError(f"data.path: there is no file {path} (looked at {path.absolute()})")
-    if path.is_file() and path.suffix not in READERS:
+    if path.is_file() and suffix(path) not in READERS:
         raise DataError(f"data.path: {path} is none of {', '.join(READERS)}")
     if cfg.path.startswith((".", "/", "~")) and not path.exists():
         raise DataError(f"data.path: there is no file or folder {path.absolute()}")
@@ -218,7 +218,7 @@ def _guarded(rows: Rows, cfg: Data, folder: Path | None) -> Rows:
 def _unloadable(cfg: Data, folder: Path | None, error: Exception) -> DataError:
     """What to say about a dataset that cannot be loaded: of a folder, which of its files is broken, and where."""
     for file in sorted(folder.rglob("*")) if folder else []:
-        if file.is_file() and file.suffix in READERS:
+        if file.is_file() and suffix(file) in READERS:
             try:
                 for _ in file_rows(file):
                     pass

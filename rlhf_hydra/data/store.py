@@ -10,7 +10,7 @@ import os
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from rlhf_hydra.data.report import DataReport
+from rlhf_hydra.data.files import DataError
+from rlhf_hydra.data.report import DataReport, Note, unsaid
 from rlhf_hydra.data.templates import Line
 
 Numbered = tuple[int, list[Line]]
@@ -173,20 +174,38 @@ def cache_folder() -> Path:
 Made = tuple[Store, DataReport]
 
 
-def cached(cache: Path, key: str, make: Callable[[Path], Made]) -> Made:
+def cached(cache: Path, key: str, make: Callable[[Path], Made], note: Note = unsaid) -> Made:
     """The store that `make(folder)` writes, from the cache if it is there. Of processes that want the same, one makes
-    it and the others wait."""
-    from filelock import FileLock
-
+    it and the others wait. DataError where the cache cannot be written."""
     folder = cache / key
     if not (folder / "report.json").exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f"{key}.lock"):
-            if not (folder / "report.json").exists():
-                return _made(folder, make)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with _alone(cache / f"{key}.lock", note):
+                if not (folder / "report.json").exists():
+                    return _made(folder, make)
+        except OSError as error:
+            fix = "set XDG_CACHE_HOME to a folder with room that may be written"
+            raise DataError(f"the cache of tokens, {cache}, cannot be written: {error.strerror}; {fix}") from error
     report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     report.notes.append(f"tokens are from the cache, {folder}")
     return mapped(folder), report
+
+
+@contextmanager
+def _alone(path: Path, note: Note) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        note("another process makes these tokens; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _made(folder: Path, make: Callable[[Path], Made]) -> Made:
@@ -216,12 +235,14 @@ class Known(dict[str, str]):
         self.read = dict(self)
 
     def save(self) -> None:
+        """Where that is possible: without them, files are only read once more."""
         if self == self.read:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         aside = self.path.with_name(f"known.{os.getpid()}.part")
-        aside.write_text(json.dumps(self), encoding="utf-8")
-        aside.replace(self.path)
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_text(json.dumps(self), encoding="utf-8")
+            aside.replace(self.path)
 
 
 def cache_key(parts: dict[str, Any]) -> str:

@@ -1,11 +1,10 @@
 """Given texts beside a rollout, in a seeded order that can be resumed."""
 
-from functools import lru_cache
 from typing import Any
 
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.data.examples import Examples
-from rlhf_hydra.data.prompts import permutation
+from rlhf_hydra.data.order import Order
 from rlhf_hydra.data.sources import DataError
 
 
@@ -14,16 +13,12 @@ class TextStream:
 
     def __init__(self, examples: Examples, seed: int) -> None:
         self.examples, self.seed, self.taken = examples, seed, 0
-        self._order = lru_cache(maxsize=1)(lambda number: permutation(len(examples), seed, number))
+        self.order = Order(len(examples), seed)
 
     def take(self, n: int) -> RolloutBatch:
         """The next `n` texts; `response_mask` says what to learn. Runs on into the next pass where one ends."""
-        items: list[int] = []
-        while len(items) < n:
-            number, place = divmod(self.taken, len(self.examples))
-            part = self._order(number)[place : place + n - len(items)]
-            self.taken += len(part)
-            items += part
+        items = self.order.take(self.taken, n)
+        self.taken += n
         return self.examples.batch(items).only()
 
     def state(self) -> dict[str, Any]:

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlhf_hydra.config.check import checked_run
 from rlhf_hydra.config.compose import Composer
@@ -15,6 +18,7 @@ from rlhf_hydra.config.keys import all_keys
 from rlhf_hydra.config.openrlhf.command import PROGRAMS
 from rlhf_hydra.config.openrlhf.docs import table
 from rlhf_hydra.config.openrlhf.flags import BY_NAME, FLAGS
+from rlhf_hydra.config.openrlhf.quoting import quoted, shell, split
 from rlhf_hydra.config.openrlhf.translate import GROUPS, import_text
 from rlhf_hydra.config.store import find_conf_dir
 
@@ -86,8 +90,16 @@ SUPERVISED = {
 }
 
 
+COMPOSER = Composer()
+
+
 def compose(words):
-    return Composer().compose(words).run
+    return COMPOSER.compose(words).run
+
+
+def checked(text):
+    """The run of the printed command."""
+    return checked_run(overrides(text), COMPOSER)
 
 
 def overrides(text):
@@ -119,7 +131,7 @@ def test_no_option_has_two_meanings():
 
 def test_the_guides_ppo_command_composes_and_checks():
     text = import_text([PPO])
-    run = checked_run(overrides(text))
+    run = checked(text)
     assert (run.algo.name, run.model.path, run.model.hub) == (
         "ppo",
         "AI-ModelScope/Llama-3-8b-sft-mixture",
@@ -140,7 +152,7 @@ def test_a_ray_job_with_dotted_options_composes_and_checks(tmp_path):
     score = tmp_path / "score.py"
     score.write_text("def reward_func(queries, prompts, labels):\n    pass\n")
     text = import_text([RAY.replace("SCORE", str(score)).replace("PROMPTS", str(tmp_path / "prompts.jsonl"))])
-    run = checked_run(overrides(text))
+    run = checked(text)
     assert (run.algo.name, run.rl.kl.where, run.rl.kl.estimator) == ("grpo", "loss", "k3")
     assert (run.rl.loss.clip_low, run.rl.loss.clip_high) == (0.2, 0.27)
     assert (run.rl.filter.by, run.rl.correction.mask) == ("mean", "token")
@@ -158,7 +170,7 @@ def test_supervised_commands_name_keys_that_exist(kind):
 
 @pytest.mark.parametrize("kind", sorted(THERE & set(SUPERVISED)) or [pytest.param("", marks=pytest.mark.skip)])
 def test_supervised_commands_compose_and_check(kind):
-    run = checked_run(overrides(import_text([SUPERVISED[kind]])))
+    run = checked(import_text([SUPERVISED[kind]]))
     assert run.algo.name == kind and run.policy.samples_per_update == 256
 
 
@@ -215,7 +227,7 @@ def test_texts_beside_the_prompts():
 
 
 def test_a_template_with_a_line_break_arrives_whole():
-    run = checked_run(overrides(import_text([PPO.replace("--apply_chat_template", r"--input_template $'Q: {}\nA:'")])))
+    run = checked(import_text([PPO.replace("--apply_chat_template", r"--input_template $'Q: {}\nA:'")]))
     assert run.data.template == "Q: {prompt}\nA:"
 
 
@@ -251,6 +263,129 @@ def test_adapters():
     found = settings(import_text([PPO + " --lora_rank 32 --lora_alpha 64 --target_modules q_proj v_proj"]))
     assert (found["policy.lora.rank"], found["critic.lora.alpha"]) == ("32", "64")
     assert found["policy.lora.targets"] == "[q_proj,v_proj]"
+
+
+RAY_PPO = (
+    "python3 -m openrlhf.cli.train_ppo_ray --pretrain meta-llama/Meta-Llama-3-8B --reward_pretrain r --prompt_data d"
+)
+DOTTED = "python3 -m openrlhf.cli.train_ppo_ray --actor.model_name_or_path meta-llama/Meta-Llama-3-8B"
+SFT_DOTTED = "deepspeed --module openrlhf.cli.train_sft --model.model_name_or_path meta-llama/Meta-Llama-3-8B"
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        # what nobody says is what it is there
+        (RAY_PPO, "rollout.prompts_per_step=1024 algo.shaping.clip=10 algo.shaping.clip_where=after"),
+        (RAY_PPO.replace("_ray", ""), "rollout.prompts_per_step=512"),
+        (DOTTED, "algo.advantage.lam=1.0 algo.value.clip=0.5"),
+        (f"train_sft {LLAMA} --dataset d --output_key a", "algo.epochs=2 eval.every=0"),
+        (f"train_kto {LLAMA} --dataset d --output_key a", "algo.beta=0.01"),
+        (f"train_rm {PAIRS}", "eval.holdout=0.01"),
+        (f"{SFT_DOTTED} --data.dataset d --data.output_key a", "data.limit=1000000 algo.epochs=2"),
+        (f"{DOTTED} --eval.dataset e --eval.steps 5", "eval.every=5 eval.temperature=0.6 eval.samples_per_prompt=4"),
+        (f"{DOTTED} --eval.dataset e --eval.steps 5", "checkpoint.best=eval/pass@1 eval.data.split=train"),
+        (f"train_dpo {PAIRS} --eval_dataset e", "eval.data.split=test"),
+        # lengths: of their own at first, a share of the whole later
+        (f"{RAY_PPO} --generate_max_len 2048", "rollout.max_prompt_tokens=1024 rollout.max_response_tokens=2048"),
+        (f"{RAY_PPO} --prompt_max_len 512", "rollout.max_prompt_tokens=512 rollout.max_response_tokens=1024"),
+        (f"{DOTTED} --data.max_len 4096 --rollout.max_new_tokens 3000", "rollout.max_prompt_tokens=1096"),
+        # values
+        (f"{RAY_PPO} --eps_clip_low_high 0.2 0.3 --eps_clip 0.1", "algo.loss.clip_low=0.2 algo.loss.clip_high=0.3"),
+        (f"{RAY_PPO} --eps_clip 0.1", "algo.loss.clip_low=0.1 algo.loss.clip_high=0.1"),
+        (f"{RAY_PPO} --freezing_actor_steps -1", "critic.warmup_steps=0"),
+        (f"{RAY_PPO} --freezing_actor_steps 5", "critic.warmup_steps=5"),
+        (f"{DOTTED} --critic.freezing_steps 5", "critic.warmup_steps=6"),  # steps 0 to 5
+        (f"{RAY_PPO} --aux_loss_coef 0.001", "policy.router_coef=0.001"),
+        (f"{RAY_PPO} --enable_vllm_is_correction --use_icepop", "algo.correction.mask=token"),
+        (
+            f"{DOTTED} --algo.advantage.is_correction_enable --algo.advantage.is_correction_type seq-mask-tis",
+            "algo.correction.weight=token algo.correction.mask=geometric",
+        ),
+        (
+            f"{RAY_PPO} --enable_vllm_is_correction --vllm_is_truncated_threshold 2",
+            "algo.correction.weight_low=0 algo.correction.weight_high=2",
+        ),
+        (f"train_kd {LLAMA} --dataset d --teacher_model t --use_ms", "algo.teacher.hub=modelscope"),
+        (f"{RAY_PPO} --use_wandb k --use_tensorboard t", "tracking.use=[wandb,tensorboard]"),
+        # who sits where
+        (f"{RAY_PPO} --vllm_num_engines 2 --actor_num_gpus_per_node 2", "engine.memory_fraction=0.9"),
+        (
+            f"{RAY_PPO} --vllm_num_engines 0 --actor_num_gpus_per_node 2",
+            "cluster.placement.engine.gpus=0-1 engine.memory_fraction=0.3",
+        ),
+        (
+            f"{RAY_PPO} --colocate_all_models --actor_num_nodes 2 --actor_num_gpus_per_node 4 --vllm_num_engines 8",
+            "cluster=a100x8 cluster.nodes=2 cluster.gpus_per_node=4",
+        ),
+        (f"{RAY_PPO} --actor_num_nodes 2", "cluster.placement.policy.gpus=0-15 cluster.nodes=6"),
+        (f"deepspeed --include node-1:0,1@node-2:0,1 train_sft.py {LLAMA}", "cluster.placement.policy.gpus=0-3"),
+        (f"torchrun --nproc-per-node 2 -m openrlhf.cli.train_sft {LLAMA}", "cluster.placement.policy.gpus=0-1"),
+    ],
+)
+def test_values_mean_what_they_meant(command, expected):
+    found, expected = settings(import_text([command])), dict(item.split("=") for item in expected.split())
+    assert {key: found.get(key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("what", ["--train.agent_func_path a.py", "--reward.remote_url http://h:5000/get_reward", ""])
+def test_a_reward_that_is_missing_is_asked_for(what):
+    with pytest.raises(ConfigError, match="reward.path: must be given"):
+        checked(import_text([f"{DOTTED} --data.prompt_dataset d {what}"]))
+
+
+def test_without_evaluation_prompts_nothing_is_evaluated():
+    assert "eval.every" not in settings(import_text([f"{DOTTED} --eval.steps 5"]))
+
+
+SCRIPT = r"""
+# Don't forget: --max_len may be larger
+MODEL=meta-llama/Meta-Llama-3-8B
+read -r -d '' training_commands <<EOF
+openrlhf.cli.train_sft \
+   --dataset "${DATA:-my/set}" --output_key answer \
+   --input_template $'用户：{}\n' \
+   --pretrain ${MODEL}
+EOF
+    # --use_wandb [WANDB_TOKENS]
+if [[ ${1} != "slurm" ]]; then
+    deepspeed --module $training_commands
+fi
+"""
+
+
+def test_a_script_is_read_up_to_the_end_of_the_command():
+    text = import_text([SCRIPT])
+    run = checked(text)
+    assert (run.model.path, run.data.path) == ("meta-llama/Meta-Llama-3-8B", "my/set")
+    assert run.data.template == "用户：{prompt}\n"
+    assert "is no option" not in text and "wandb" not in text
+
+
+@pytest.mark.parametrize("end", ["2>&1 | tee log.txt", "> out.log &", "&>> log", "; echo done", "$@"])
+def test_what_follows_a_command_is_no_part_of_it(end):
+    found = settings(import_text([f"train_sft --pretrain meta-llama/Meta-Llama-3-8B --max_len 4096 {end}"]))
+    assert (found["model.path"], found["data.max_tokens"]) == ("meta-llama/Meta-Llama-3-8B", "4096")
+
+
+def test_a_command_inside_quotes_is_found():
+    assert import_text([f'srun -N 1 bash -c "cd /here && {RAY_PPO}" &>> log']) == import_text([RAY_PPO])
+
+
+def test_a_second_command_is_named():
+    text = import_text([f"train_sft {LLAMA} --dataset d\ntrain_rm {PAIRS}"])
+    assert settings(text)["data.path"] == "d" and "# train_rm: is a second command" in text
+
+
+def test_variables_of_the_shell_are_named():
+    text = import_text([f"{RAY_PPO} --critic_pretrain $CRITIC --use_wandb $KEY"])
+    assert "# --critic_pretrain: $CRITIC stands for a variable of the shell" in text and "KEY stands" not in text
+
+
+@given(st.text(alphabet="ab'\\ \n\"{}%,=[]#", min_size=1))
+def test_values_are_read_back_as_they_were(value):
+    assert OverridesParser.create().parse_override(f"key={quoted(value)}").value() == value
+    assert split(shell(value)) == [value]
 
 
 def test_unknown_options_get_a_suggestion():

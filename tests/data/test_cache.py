@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from letters import CHAT, letters
 
 from rlhf_hydra.config import schema
 from rlhf_hydra.config.schema import Data, ToyData
 from rlhf_hydra.data.examples import load_examples
 from rlhf_hydra.data.files import DataError
-from rlhf_hydra.data.store import CHUNK, cache_folder
+from rlhf_hydra.data.report import unsaid
+from rlhf_hydra.data.store import CHUNK, cache_folder, cached
 
 SFT = schema.SFT(name="sft")
 
@@ -31,8 +33,9 @@ def write(path: Path, n: int) -> None:
 
 
 def load(path: Path, algo: Any = SFT, tokenizer: Any = None, **keys: Any):
+    cache, note = keys.pop("cache", path.parent / "cache"), keys.pop("note", unsaid)
     cfg = Data(**{"name": "x", "path": str(path), "response_column": "r", **keys})
-    return load_examples(cfg, algo, tokenizer or letters(CHAT), 100, cache=path.parent / "cache")
+    return load_examples(cfg, algo, tokenizer or letters(CHAT), 100, cache=cache, note=note)
 
 
 def made(path: Path) -> set[str]:
@@ -124,6 +127,44 @@ def test_what_fails_leaves_nothing(rows):
     with pytest.raises(DataError, match="line 2"):
         load(rows)
     assert made(rows) == set()
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(rows):
+    with pytest.raises(DataError, match=r"rows\.jsonl/cache, cannot be written: .*; set XDG_CACHE_HOME"):
+        load(rows, cache=rows / "cache")  # below a file
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    def make(folder):
+        (folder / "tokens.npy").write_bytes(b"some")
+        Path("/dev/full").write_text("x")
+
+    with pytest.raises(DataError, match="cannot be written: No space left on device"):
+        cached(tmp_path, "key", make)
+    assert [path.name for path in tmp_path.iterdir()] == ["key.lock"]
+
+
+def test_a_cache_is_read_where_nothing_can_be_noted_down(rows):
+    load(rows)
+    known = rows.parent / "cache" / "known.json"
+    known.unlink()
+    known.mkdir()
+    assert "from the cache" in str(load(rows)[1])
+
+
+def test_who_waits_for_another_process_says_so(rows):
+    load(rows)
+    (name,) = made(rows)
+    (rows.parent / "cache" / name / "report.json").unlink()
+    lock, said = FileLock(rows.parent / "cache" / f"{name}.lock"), []
+
+    def note(text):
+        said.append(text)
+        lock.release()
+
+    lock.acquire()
+    load(rows, note=note)
+    assert said == ["another process makes these tokens; waiting for it"]
 
 
 def test_a_report_says_again_what_was_dropped(rows):

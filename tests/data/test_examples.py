@@ -120,6 +120,26 @@ def test_messages_in_front_of_a_response(jsonl):
         assert chat(jsonl, SFT, row, response_column="r")[0] == ["^u:hi.a:ho.u:so.a:LA!"]
 
 
+def test_messages_as_tables_and_tools_have_them(jsonl):
+    """Keys that other messages have are null; a call of a tool has no text; a text may be in parts."""
+    own = CHAT.replace("m['content']", "('f' if 'tool_calls' in m else '') + m['content']")
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
+    parts = {"role": "assistant", "content": [{"type": "text", "text": "l"}, {"type": "text", "text": "a"}]}
+    messages = [{**U, "tool_calls": None}, call, turn("tool", "x"), parts]
+    assert chat(jsonl, SFT, {"prompt": messages}, own=own)[0] == ["^u:hi.a:f.t:x.a:LA!"]
+    assert chat(jsonl, SFT, {"prompt": messages[:2]}, own=own)[0] == ["^u:hi.a:F!"]
+
+
+@pytest.mark.parametrize("answer", ["", " \n"])
+def test_a_conversation_that_ends_without_words_is_counted(answer, jsonl):
+    for algo, row in (
+        (SFT, {"prompt": [U, turn("assistant", answer)]}),
+        (DPO, {"prompt": [U], "chosen": [A, V, turn("assistant", answer)], "rejected": [B]}),
+    ):
+        with pytest.raises(DataError, match="has an empty response"):
+            chat(jsonl, algo, row)
+
+
 def test_system_message_and_template(jsonl):
     keys = {"response_column": "r", "system": "be", "template": "q {prompt}"}
     assert chat(jsonl, SFT, {"prompt": "x", "r": "b"}, **keys)[0] == ["^s:be.u:q x.a:B!"]

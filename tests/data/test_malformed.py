@@ -40,7 +40,12 @@ FILES: dict[str, tuple[str, bytes | str, str]] = {
     "cut Parquet": ("a.parquet", b"PAR1" + bytes(64), "a.parquet: not a Parquet file, or broken after row 0"),
     "no Arrow": ("a.arrow", "garbage" * 9, "a.arrow: not an Arrow file, or broken after row 0"),
     "Parquet called .jsonl": ("a.jsonl", b"PAR1" + bytes(64), "a.jsonl is a Parquet file; give it the suffix .parquet"),
-    "compressed": ("a.jsonl", gzip.compress(GOOD.encode()), "a.jsonl is compressed (gzip); unpack it"),
+    "compressed": ("a.jsonl", gzip.compress(GOOD.encode()), "a.jsonl is compressed (gzip); give it the suffix .gz"),
+    "cut gzip": (
+        "a.jsonl.gz",
+        gzip.compress(GOOD.encode() * 99)[:-9],
+        "a.jsonl.gz cannot be read: Compressed file ended",
+    ),
     "another suffix": ("a.txt", GOOD, "a.txt is none of .jsonl, .json, .csv, .parquet, .arrow"),
     "no such file": ("b.jsonl", "", "data.path: there is no file"),
     "no such column": ("a.jsonl", '{"text": "a"}', "a.jsonl, row 1 has no column `prompt`; its columns are: text"),
@@ -83,7 +88,7 @@ OWN_NAME = {"empty", "another suffix", "no such file"}
 def test_in_a_folder_too(name, tmp_path):
     file, content, says = FILES[name]
     (tmp_path / "train-1.jsonl").write_text(GOOD)
-    path = tmp_path / f"train-2{Path(file).suffix}"
+    path = tmp_path / file.replace("a.", "train-2.")
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     if name == "no such column":  # which the first file has, so it is a bad row
         assert load(tmp_path)[1].dropped == {"column `prompt` is missing": 1}

@@ -1,5 +1,6 @@
 """Every kind of file, and what is said about broken ones."""
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path):
     lines = [json.dumps(row, ensure_ascii=False) for row in ROWS]
     files = [
         write(tmp_path / "a.jsonl", "\n".join(lines)),
+        write(tmp_path / "a.jsonl.gz", gzip.compress("\n".join(lines).encode())),
         write(tmp_path / "a.json", json.dumps(ROWS)),
         write(tmp_path / "a.csv", 'prompt,answer\none,1\n"zwölf, 12",12\n'),
         parquet(tmp_path / "a.parquet", ROWS),

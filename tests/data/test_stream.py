@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_hydra.data.prompts import Prompt, PromptStream, fingerprint, permutation
+from rlhf_hydra.data.order import Order, permutation
+from rlhf_hydra.data.prompts import Prompt, PromptStream, fingerprint
 from rlhf_hydra.data.sources import DataError
 
 
@@ -66,3 +67,10 @@ def test_fingerprint_sees_text_label_and_order():
 def test_no_prompts_no_stream():
     with pytest.raises(DataError, match="at least one prompt"):
         PromptStream([], 0)
+
+
+def test_a_pass_is_put_in_order_once():
+    """Of a million rows it takes longer than a small step."""
+    order = Order(5, 0)
+    assert order.of_pass(1) is order.of_pass(1)
+    assert order.take(3, 9) == (permutation(5, 0, 0) + permutation(5, 0, 1) + permutation(5, 0, 2))[3:12]

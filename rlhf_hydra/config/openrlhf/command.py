@@ -1,12 +1,12 @@
 """A command of OpenRLHF, read: its launcher, its program and its options in all spellings."""
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rlhf_hydra.config.errors import ConfigError, Problem, nearest
-from rlhf_hydra.config.openrlhf.flags import BY_NAME
+from rlhf_hydra.config.openrlhf.flags import BY_NAME, DEFAULTS
+from rlhf_hydra.config.openrlhf.quoting import OPERATOR, VARIABLE, split
 
 PROGRAMS = {
     "train_sft": "sft", "train_rm": "rm", "train_prm": "prm", "train_dpo": "dpo", "train_kto": "kto",
@@ -29,12 +29,12 @@ class Command:
     gpus: int | None
     """That the launcher names."""
     given: Mapping[str, list[str]]
-    """Newest name of each option -> its values."""
+    """Newest name of each option -> its values; also of those whose default differs from ours."""
     unprefixed: frozenset[str]
     """Options in a form that holds for policy and critic alike."""
     spelled: tuple[str, ...] = ()
     """Names as they were given."""
-    problems: list[Problem] = field(default_factory=list)
+    problems: tuple[Problem, ...] = ()
 
     def text(self, name: str, default: str = "") -> str:
         return " ".join(self.given.get(name, [])) or default
@@ -64,34 +64,31 @@ def read(words: Sequence[str]) -> Command:
     tokens = split(words[0]) if len(words) == 1 else list(words)
     at = next((i for i, token in enumerate(tokens) if program(token)), None)
     if at is None:
+        if inner := next((token for token in tokens if any(map(program, token.split()))), None):
+            return read([inner])  # of `bash -c "..."`
         fix = f"Give the whole command; it names one of {', '.join(PROGRAMS)}."
         raise ConfigError([Problem("import", "task=import_openrlhf", "no program of OpenRLHF in this command", fix)])
     name = program(tokens[at])
     if name not in PROGRAMS:
         says = f"{name} has no equivalent: {NO_PROGRAM[name]}"
         raise ConfigError([Problem("import", "task=import_openrlhf", says)])
+    end = next((i for i, token in enumerate(tokens) if i > at and re.fullmatch(OPERATOR, token)), len(tokens))
     given: dict[str, list[str]] = {}
-    problems, spelled, shared = [], [], set()
-    for word, values in options(tokens[at + 1 :]):
+    problems = [another(token) for token in tokens[end:] if program(token)]
+    spelled, shared = [], set()
+    for word, values in options(tokens[at + 1 : end]):
         flag = BY_NAME.get(word)
         if flag is None:
             problems.append(unknown(word))
             continue
         spelled.append(word)
         given[flag.names[0]] = values
+        problems += [unset(word, value) for value in values if flag.is_read and VARIABLE.search(value)]
         if not word.startswith(("actor.", "critic.", "actor_", "critic_")):
             shared.add(flag.names[0])
+    implied = {option: values.split() for option, values in DEFAULTS.get(name, {}).items()}
     gpus = launched_gpus(tokens[:at])
-    return Command(PROGRAMS[name], gpus, given, frozenset(shared), tuple(spelled), problems)
-
-
-def split(text: str) -> list[str]:
-    """A pasted command: continued lines, comments, and bash's $'...' too."""
-    text = re.sub(r"\\\s*\n", " ", text)
-    ansi = [m.encode().decode("unicode_escape") for m in re.findall(r"\$'((?:[^'\\]|\\.)*)'", text)]
-    text = re.sub(r"\$'(?:[^'\\]|\\.)*'", "\0", text)
-    found = iter(ansi)
-    return [token if token != "\0" else next(found) for token in shlex.split(text, comments=True)]
+    return Command(PROGRAMS[name], gpus, implied | given, frozenset(shared), tuple(spelled), tuple(problems))
 
 
 def program(token: str) -> str:
@@ -101,13 +98,14 @@ def program(token: str) -> str:
 
 
 def launched_gpus(tokens: Sequence[str]) -> int | None:
-    """GPUs that `deepspeed --num_gpus N`, `--include HOST:0,1` or CUDA_VISIBLE_DEVICES name; None where none does."""
+    """GPUs that the launcher names: `deepspeed --num_gpus N`, `--include HOST:0,1@HOST:2`,
+    `torchrun --nproc_per_node N` or CUDA_VISIBLE_DEVICES. None where none does."""
     text = " ".join(tokens)
-    nodes = re.search(r"--num_nodes[ =](\d+)", text)
-    if found := re.search(r"--num_gpus[ =](\d+)", text):
+    nodes = re.search(r"--(?:num_nodes|nnodes)[ =](\d+)", text)
+    if found := re.search(r"--(?:num_gpus|nproc[_-]per[_-]node)[ =](\d+)", text):
         return int(found[1]) * int(nodes[1] if nodes else 1)
-    if found := re.search(r"(?:CUDA_VISIBLE_DEVICES=|--include[ =]\w+:)([\d,]+)", text):
-        return len(found[1].strip(",").split(","))
+    if found := re.search(r"(?:CUDA_VISIBLE_DEVICES=|--include[ =]\S*?:)([\d,]+(?:@\S+?:[\d,]+)*)", text):
+        return len(re.findall(r"\d+", re.sub(r"@\S+?:", ",", found[1])))
     return None
 
 
@@ -120,7 +118,7 @@ def options(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
                 yield name, values
             name, found, value = token[2:].partition("=")
             name, values = name.replace("-", "_"), [value] if found else []
-        elif name and token != "\\":
+        elif name and token not in ("\\", "$@"):
             values.append(token)
     if name:
         yield name, values
@@ -129,3 +127,11 @@ def options(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 def unknown(word: str) -> Problem:
     near = [f"--{name}" for name in nearest(word, BY_NAME)]
     return Problem("import", f"--{word}", "is no option of OpenRLHF", f"Did you mean {' or '.join(near)}?" * bool(near))
+
+
+def unset(word: str, value: str) -> Problem:
+    return Problem("import", f"--{word}", f"{value} stands for a variable of the shell", "Put its value in its place.")
+
+
+def another(token: str) -> Problem:
+    return Problem("import", token, "is a second command, and one is translated at a time", "Give it by itself.")

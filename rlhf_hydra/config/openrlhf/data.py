@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +33,34 @@ def data(command: Command) -> Iterator[str]:
     yield "data=jsonl"
     yield from source(command, "data.prompt_dataset", "data.prompt_probs", "data")
     yield from columns(command)
-    template = command.text("data.input_template", SFT_TEMPLATE if command.kind in ("sft", "kd", "kto") else "")
-    if template and "data.apply_chat_template" not in command and "model.pretrain_mode_enable" not in command:
-        yield f"data.template={quoted(template.replace(chr(92) + 'n', chr(10)).replace('{}', '{prompt}'))}"
-    tokens = command.given.get("reward_tokens", [])
-    if tokens:
-        yield f"data.step_tokens=[{','.join(map(quoted, tokens))}]"
+    if not {"data.apply_chat_template", "model.pretrain_mode_enable"} & set(command.given):
+        yield from template(command)
+    if "reward_tokens" in command:
+        yield f"data.step_tokens=[{','.join(map(quoted, command.given['reward_tokens']))}]"
+    elif command.kind == "prm":
+        yield "# data.step_tokens: theirs compares labels with the whole vocabulary, here + and - with each other"
     if "eval.dataset" in command:
         yield "data@eval.data=jsonl"
         yield from source(command, "eval.dataset", "", "eval.data")
-        yield f"eval.data.split={command.text('eval.split', 'train')}"
+        split = "train" if command.kind in ("rl", "sft", "rm") else "test"
+        yield f"eval.data.split={command.text('eval.split', split)}"
     if "pretrain_data" in command:
         yield "data@algo.ptx.data=jsonl"
         yield from source(command, "pretrain_data", "pretrain_data_probs", "algo.ptx.data")
         yield f"algo.ptx.data.split={command.text('pretrain_split', 'train')}"
         yield f"algo.ptx.data.prompt_column={command.text('data.input_key', 'input')}"
         yield f"algo.ptx.coef={command.text('ptx_coef', '0.05')}"
+
+
+def template(command: Command) -> Iterator[str]:
+    text = command.text("data.input_template", SFT_TEMPLATE if command.kind in ("sft", "kd", "kto") else "")
+    if "\\n" in text:
+        yield "# --data.input_template: \\n is taken as the end of a line, which theirs does not"
+        text = text.replace("\\n", "\n")
+    if "{}" in text:
+        yield f"data.template={quoted(text.replace('{}', '{prompt}'))}"
+    elif text:
+        yield "# --data.input_template has no {}, and is left out there too"
 
 
 def source(command: Command, option: str, shares: str, key: str) -> Iterator[str]:
@@ -118,7 +131,12 @@ def conf_files() -> list[Path]:
 def meaning(choice: str, keys: Mapping[str, str]) -> dict[str, Any]:
     """The values of `data=CHOICE` with these keys; none where they do not compose, which `task=check` then explains."""
     try:
-        composed = Composer().compose([f"data={choice}", *(f"data.{key}={value}" for key, value in keys.items())])
+        composed = composer().compose([f"data={choice}", *(f"data.{key}={value}" for key, value in keys.items())])
     except ConfigError:
         return {}
     return asdict(composed.run.data)
+
+
+@cache
+def composer() -> Composer:
+    return Composer()

@@ -11,8 +11,9 @@ Written by `python -m rlhf_hydra.config.openrlhf.docs > docs/from-openrlhf.md`, 
     python -m rlhf_hydra task=import_openrlhf < command.sh
 
 prints the same run as a command of this project, and in lines of `#` what it has no equivalent for and what it had to
-assume. Old and new spellings of options are read, with whatever launcher stands before the program. Quote nothing
-anew: the command can be pasted as it is. Check the result with `task=check` at its end. A dataset that ships as a
+assume; options that are not given have the values that they have there. Old and new spellings are read, with whatever
+launcher stands before the program. Quote nothing anew: the command can be pasted as it is, also with the script around
+it, whose variables are put in. Check the result with `task=check` at its end. A dataset that ships as a
 choice, such as `data=openorca`, is named by that if the command reads the same columns of it; an evaluation
 reads its rows as the training does.
 

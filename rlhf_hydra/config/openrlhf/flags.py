@@ -17,6 +17,11 @@ class Flag:
     needed: bool = False
     """Its effect is missing here: not just unneeded."""
 
+    @property
+    def is_read(self) -> bool:
+        """Whether its values are. Those of `logger.wandb.key` never are."""
+        return not (self.why and self.to) and self.names[0] != "logger.wandb.key"
+
 
 def to(names: str, keys: str = "", **by_kind: str) -> Flag:
     return Flag(tuple(names.split()), {"": keys, **by_kind})
@@ -52,6 +57,8 @@ FLAGS: list[Flag] = [
     none("ref.offload ref_reward_offload ref_offload", "frozen models stay on their GPU"),
     none("reward.offload", "frozen models stay on their GPU"),
     nothing("local_rank", "workers know their rank"),
+    nothing("actor_init_on_gpu", "models are loaded where they learn"),
+    nothing("disable_trace_cache", "DeepSpeed's default"),
     # -------------------------------------------------------------------------------------------------- engines
     together("vllm.num_engines vllm_num_engines", SEATS, "an engine for every engine.tensor_parallel GPUs of its seat"),
     together("vllm.tensor_parallel_size vllm_tensor_parallel_size", "engine.tensor_parallel"),
@@ -89,6 +96,7 @@ FLAGS: list[Flag] = [
     together("algo.advantage.is_correction_enable enable_vllm_is_correction", "algo.correction"),
     together("algo.advantage.is_correction_threshold vllm_is_truncated_threshold", "algo.correction"),
     together("algo.advantage.is_correction_type vllm_is_correction_type", "algo.correction"),
+    together("use_icepop", "algo.correction.mask=token"),
     together("algo.kl.init_coef init_kl_coef", "algo.kl.coef"),
     to("algo.kl.target kl_target", "algo.kl.controller=adaptive algo.kl.target={}"),
     to("algo.kl.horizon kl_horizon", "algo.kl.horizon={}"),
@@ -101,13 +109,13 @@ FLAGS: list[Flag] = [
         "algo.filter.low={0} algo.filter.high={1}",
     ),
     together("actor.policy_loss_type policy_loss_type", "algo.loss.kind", "gspo is sequence_clip"),
-    to("actor.eps_clip eps_clip", "algo.loss.clip_low={} algo.loss.clip_high={}"),
+    together("actor.eps_clip eps_clip", "algo.loss.clip_low, algo.loss.clip_high"),
     to("actor.eps_clip_low_high eps_clip_low_high", "algo.loss.clip_low={0} algo.loss.clip_high={1}"),
     to("actor.dual_clip dual_clip", "algo.loss.dual_clip={}"),
     to("actor.entropy_coef entropy_loss_coef", "algo.loss.entropy_coef={}"),
     to("actor.aux_loss_coef model.aux_loss_coef aux_loss_coef", "policy.router_coef={}"),
     together("critic.value_clip value_clip", "algo.value.clip", "of ppo"),
-    to("critic.freezing_steps freezing_actor_steps", "critic.warmup_steps={}"),
+    together("critic.freezing_steps freezing_actor_steps", "critic.warmup_steps"),
     none("critic.save_value_network save_value_network", "the critic stays in the checkpoints"),
     together("train.enable_ema enable_ema", "policy.ema"),
     together("train.ema_beta ema_beta", "policy.ema"),
@@ -197,7 +205,7 @@ FLAGS: list[Flag] = [
         " gradient_checkpointing_use_reentrant",
         "checkpoints are never reentrant",
     ),
-    none("actor.freeze_visual_encoder", "models read text"),
+    none("actor.freeze_visual_encoder", "what reads images learns with the rest"),
     to("train.seed seed", "seed={}"),
     nothing("train.full_determinism_enable full_determinism", "the same seed gives the same numbers"),
     # ------------------------------------------------------------------------------------------------- objectives
@@ -215,6 +223,7 @@ FLAGS: list[Flag] = [
     to("kd_coef", "algo.coef={}"),
     to("placeholder_token", "data.placeholder={}"),
     together("reward_tokens", "data.step_tokens"),
+    nothing("specialize_reward_tokens", "step tokens are always compared with each other alone"),
     # -------------------------------------------------------------------------------------------------------- data
     together(
         "data.prompt_dataset data.dataset prompt_data dataset",
@@ -244,26 +253,28 @@ FLAGS: list[Flag] = [
     # ------------------------------------------------------------------------------------------------- evaluation
     together("eval.dataset eval_dataset", "data@eval.data=jsonl eval.data.path"),
     together("eval.split eval_split", "eval.data.split"),
-    together("eval.steps eval_steps", "eval.every"),
-    to("eval.temperature eval_temperature", "eval.temperature={}"),
-    to("eval.n_samples_per_prompt eval_n_samples_per_prompt", "eval.samples_per_prompt={}"),
+    together("eval.steps eval_steps", "eval.every", "if there is --eval.dataset"),
+    together("eval.temperature eval_temperature", "eval.temperature"),
+    together("eval.n_samples_per_prompt eval_n_samples_per_prompt", "eval.samples_per_prompt"),
     # --------------------------------------------------------------------------------------- checkpoints, tracking
     nothing("ckpt.output_dir save_path", "the model lies in the run's folder, in outputs/"),
     nothing("ckpt.path ckpt_path", "checkpoints lie in the run's folder"),
     together("ckpt.save_steps save_steps", "checkpoint.every"),
-    none("ckpt.save_hf save_hf_ckpt", "the best checkpoint and the end of the run have the exported model"),
+    none(
+        "ckpt.save_hf save_hf_ckpt save_hf_model", "the best checkpoint and the end of the run have the exported model"
+    ),
     none("ckpt.disable_ds disable_ds_ckpt", "a checkpoint is always one to go on from"),
     to("ckpt.max_num max_ckpt_num", "checkpoint.keep={}"),
     none("ckpt.max_mem max_ckpt_mem", "checkpoint.keep limits their number, not their size"),
     nothing("ckpt.load_enable load_checkpoint", "to go on with a run: task=resume run=outputs/..."),
     together("ckpt.best_metric_key best_metric_key", "checkpoint.best"),
     nothing("logger.logging_steps logging_steps", "every step is logged"),
-    together("logger.wandb.key use_wandb", "tracking=wandb", "the key comes from WANDB_API_KEY"),
+    together("logger.wandb.key use_wandb", "tracking", "the key comes from WANDB_API_KEY"),
     none("logger.wandb.org wandb_org", "set WANDB_ENTITY"),
     to("logger.wandb.group wandb_group", "tracking.group={}"),
     to("logger.wandb.project wandb_project", "tracking.project={}"),
     none("logger.wandb.run_name wandb_run_name", "set WANDB_NAME"),
-    together("logger.tensorboard_dir use_tensorboard", "tracking=tensorboard"),
+    together("logger.tensorboard_dir use_tensorboard", "tracking"),
     together("use_ms", "data.hub=modelscope model.hub=modelscope"),
     # ------------------------------------------------------------------------------------------------ reward server
     none("port", "no reward server"),
@@ -272,3 +283,12 @@ FLAGS: list[Flag] = [
 ]
 
 BY_NAME: dict[str, Flag] = {name: flag for flag in FLAGS for name in flag.names}
+
+SAMPLING = {"rollout.batch_size": "1024", "reward.clip_range": "-10 10"}
+DEFAULTS: dict[str, dict[str, str]] = {
+    "train_sft": {"train.max_epochs": "2"},
+    "train_kto": {"model.beta": "0.01"},
+    "train_ppo": SAMPLING | {"rollout.batch_size": "512"},
+    "train_ppo_ray": SAMPLING,
+}
+"""Program -> newest name of an option -> what it is there if nobody says, where that is not what it is here."""

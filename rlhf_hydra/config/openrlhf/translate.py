@@ -55,8 +55,9 @@ def translate(command: Command) -> Iterator[str]:
     if command.kind == "rl":
         yield from reward(command)
     yield from adapters(command)
+    yield from saved(command)
     yield from others(command)
-    yield from unsaid(command)
+    yield from floors(command)
     for name, values in command.given.items():
         yield from plain(command, BY_NAME[name], values)
 
@@ -95,13 +96,20 @@ def algorithm(command: Command) -> Iterator[str]:
         yield f"algo.value.clip={command.text('critic.value_clip', '0.5')}"
     if estimator in ("gae", "reinforce") and "algo.advantage.gamma" in command:
         yield f"algo.advantage.gamma={command.text('algo.advantage.gamma')}"
+    if estimator == "gae" and not command.is_new:
+        yield "# algo.advantage.lam, algo.value.clip: 0.95 and 0.2 if not given, as up to v0.6; later 1 and 0.5"
     if "algo.advantage.no_std_norm" in command and estimator in ("gae", "reinforce", "reinforce_baseline"):
         yield "algo.advantage.whiten=mean"
+    if "actor.eps_clip" in command and "actor.eps_clip_low_high" not in command:
+        yield from (f"algo.loss.clip_{side}={command.text('actor.eps_clip')}" for side in ("low", "high"))
+    if "critic.freezing_steps" in command and command.has_critic:  # dotted names came with steps that count from 0
+        yield f"critic.warmup_steps={max(0, command.number('critic.freezing_steps') + command.is_new)}"
     if command.text("actor.policy_loss_type") == "gspo":
         yield from ("algo.loss.kind=sequence_clip", "algo.loss.aggregation=sequence_mean")
     elif estimator == "dr_grpo":
         yield "algo.loss.aggregation=token_mean"
-    yield from correction(command)
+    if "algo.advantage.is_correction_enable" in command:
+        yield from correction(command)
 
 
 def divergence(command: Command) -> Iterator[str]:
@@ -117,11 +125,13 @@ def divergence(command: Command) -> Iterator[str]:
 
 
 def correction(command: Command) -> Iterator[str]:
-    if "algo.advantage.is_correction_enable" not in command:
+    if command.text("actor.policy_loss_type") == "gspo":
+        yield "# --algo.advantage.is_correction_enable with gspo has no equivalent: the ratio is to the policy"
         return
-    kind = command.text("algo.advantage.is_correction_type", "tis")
-    mask = {"icepop": "token", "seq-mask-tis": "sequence"}.get(kind)
-    low, high = (command.given.get("algo.advantage.is_correction_threshold") or ["0.5", "5.0"])[:2]
+    kind = command.text("algo.advantage.is_correction_type", "icepop" if "use_icepop" in command else "tis")
+    mask = {"icepop": "token", "seq-mask-tis": "geometric"}.get(kind)
+    bounds = command.given.get("algo.advantage.is_correction_threshold") or ["0.5", "5.0"]
+    low, high = bounds[:2] if len(bounds) > 1 else ("0", bounds[0])  # at first there was an upper bound alone
     for what, value in (("weight", "token"), ("mask", mask)):
         if value is not None:
             yield f"algo.correction.{what}={value}"
@@ -133,7 +143,7 @@ def model(command: Command) -> Iterator[str]:
     path = command.text("actor.model_name_or_path")
     choice = next((name for pattern, name in MODELS.items() if re.search(pattern, path.lower())), None)
     if choice is None:
-        choice = re.sub(r"[^\w.-]", "-", path.rstrip("/").rpartition("/")[2].lower()) or "NAME"
+        choice = re.sub(r"[^\w.-]+", "-", path.rstrip("/").rpartition("/")[2].lower()).strip("-") or "NAME"
         yield f"# model={choice}: write conf/model/{choice}.yaml with its sizes, as docs/add-a-model.md shows"
     yield f"model={choice}"
     if path:
@@ -156,14 +166,17 @@ def reward(command: Command) -> Iterator[str]:
     elif remote.endswith(".py"):
         yield from ("reward=function", f"reward.path={quoted(remote + ':reward_func')}")
         yield "# reward: the function is called with a whole batch here; docs/add-a-reward.md shows how"
-    elif remote:
+    else:
+        yield "reward=function"
+        yield "# reward: write what scores as a function, and name it: reward.path=FILE.py:NAME (docs/add-a-reward.md)"
+    if remote and not remote.endswith(".py"):
         yield f"# --reward.remote_url has no equivalent: no reward is asked of a server ({remote})"
     if "reward.normalize_enable" in command:
         yield "# algo.shaping: set mean and std to those in the reward model's config; without them nothing changes"
-    low, high = map(float, command.given.get("reward.clip_range", ["-10", "10"]))
-    if "reward.clip_range" in command and low == -high:
+    low, high = map(float, command.given["reward.clip_range"])
+    if low == -high:
         yield from (f"algo.shaping.clip={high:g}", "algo.shaping.clip_where=after")
-    elif low != -high:
+    else:
         yield "# --reward.clip_range has no equivalent: rewards are clipped to [-algo.shaping.clip, algo.shaping.clip]"
 
 
@@ -183,33 +196,47 @@ def adapters(command: Command) -> Iterator[str]:
             yield f"{role}.lora.quantize=nf4"
 
 
+def saved(command: Command) -> Iterator[str]:
+    """Evaluations and checkpoints."""
+    every, evaluated = command.number("eval.steps", -1), "eval.dataset" in command
+    if evaluated and every > 0:
+        yield f"eval.every={every}"
+    elif not evaluated and command.kind == "rm":
+        yield "eval.holdout=0.01"
+    elif not evaluated and command.kind != "rl":
+        yield "eval.every=0"
+        yield "# eval: no --eval.dataset, so all rows are learned from; without eval.every=0 a part is held out"
+    if command.kind == "rl" and evaluated:
+        yield f"eval.temperature={command.text('eval.temperature', '0.6')}"
+        yield f"eval.samples_per_prompt={command.text('eval.n_samples_per_prompt', '4')}"
+        if every > 0 and command.text("ckpt.best_metric_key") != "none":
+            yield "checkpoint.best=eval/pass@1"
+    if command.number("ckpt.save_steps", -1) > 0:
+        yield f"checkpoint.every={command.number('ckpt.save_steps')}"
+
+
 def others(command: Command) -> Iterator[str]:
     for name, key in (("actor.optim", "policy"), ("critic.optim", "critic"), ("optim", "policy")):
         if command.text(name) == "muon":
             yield f"{key}.optim.name=muon"
-    for name, key in (("eval.steps", "eval.every"), ("ckpt.save_steps", "checkpoint.every")):
-        if command.number(name, -1) > 0:
-            yield f"{key}={command.number(name)}"
     if "train.enable_ema" in command:
         yield f"policy.ema={command.text('train.ema_beta', '0.992')}"
-    if command.text("ckpt.best_metric_key") not in ("", "none"):
-        yield "checkpoint.best=eval/pass@1"
-    if "logger.wandb.key" in command:
-        yield from ("tracking=wandb", "# tracking: the key is read from WANDB_API_KEY, never from a command line")
-    elif "logger.tensorboard_dir" in command:
-        yield "tracking=tensorboard"
+    if "teacher_model" in command and "use_ms" in command:
+        yield "algo.teacher.hub=modelscope"
+    told = {"wandb": "logger.wandb.key", "tensorboard": "logger.tensorboard_dir"}
+    trackers = [name for name, option in told.items() if option in command]
+    if trackers:
+        yield f"tracking={trackers[0]}" if len(trackers) == 1 else f"tracking.use=[{','.join(trackers)}]"
+    if "wandb" in trackers:
+        yield "# tracking: the key is read from WANDB_API_KEY, never from a command line"
 
 
 FALLING = ("linear", "cosine", "cosine_with_restarts", "polynomial", "warmup_stable_decay")
 
 
-def unsaid(command: Command) -> Iterator[str]:
-    """Defaults of theirs that are others than ours."""
-    if command.kind == "sft" and "train.max_epochs" not in command:
-        yield "algo.epochs=2"
-    if command.kind == "kto" and "model.beta" not in command:
-        yield "algo.beta=0.01"
+def floors(command: Command) -> Iterator[str]:
+    """Their learning rates fall to 0 but for schedules that are named after their floor."""
     both = ["policy", "critic"] if command.has_critic else ["policy"]
     for name, roles in (("actor.", ["policy"]), ("critic.", ["critic"]), ("", both)):
-        if command.text(f"{name}lr_scheduler") in FALLING:  # theirs have a floor only in schedules named after it
+        if command.text(f"{name}lr_scheduler") in FALLING:
             yield from (f"{role}.optim.min_lr_ratio=0" for role in roles)

@@ -5,7 +5,7 @@ from pathlib import Path
 from rlhf_hydra.config.errors import Problem, nearest
 from rlhf_hydra.config.schema import RunConfig
 
-FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".gz", ".parquet", ".arrow")
 
 
 def looks_local(path: str) -> bool:
