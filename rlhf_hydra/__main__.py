@@ -124,6 +124,8 @@ def refuse_flags(args: Namespace) -> None:
     if args.multirun and any(line.lstrip("+").startswith(own) for line in args.overrides):
         fix = "Drop it; how trials are chosen and run is said with sweep.*."
         found.append(Problem("flag", "hydra", "sweeps have no launchers, sweepers and subfolders of Hydra's", fix))
+    if any(line.startswith("hydra.mode=") for line in args.overrides):
+        found.append(Problem("flag", "hydra.mode", "a sweep is asked for with -m", "Write -m in its place."))
     if found:
         raise ConfigError(found)
 
