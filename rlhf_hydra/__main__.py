@@ -103,8 +103,12 @@ def start(args: Namespace) -> None:
 
 def complete(args: Namespace) -> None:
     """What Hydra answers to a shell, less the groups that are no choice."""
-    with redirect_stdout(StringIO()) as answer:
-        hand_to_hydra(args)
+    try:
+        with redirect_stdout(StringIO()) as answer:
+            hand_to_hydra(args)
+    except ValueError:
+        fix = "Write -sc install=bash, install=zsh or install=fish."
+        raise ConfigError([Problem("flag", "-sc", "is for bash, zsh and fish", fix)]) from None
     print("\n".join(line for line in answer.getvalue().splitlines() if line not in HIDDEN))
 
 

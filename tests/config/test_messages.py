@@ -63,6 +63,7 @@ hydra.searchpath=[/not/there]
 --config-dir tests/config/team model=circle
 --config-dir tests/config/team model=qwen3-8b cluster=a100x8
 task=check explain=algo.kl.cof
+-sc install=tcsh
 task=resume
 task=compare run=[here,there]
 task=rerun run=nowhere
