@@ -106,8 +106,12 @@ def start(args: Namespace) -> None:
 
 def complete(args: Namespace) -> None:
     """What Hydra answers to a shell, less the groups that are no choice."""
-    with redirect_stdout(StringIO()) as answer:
-        hand_to_hydra(args)
+    try:
+        with redirect_stdout(StringIO()) as answer:
+            hand_to_hydra(args)
+    except ValueError:
+        fix = "Write -sc install=bash, install=zsh or install=fish."
+        raise ConfigError([Problem("flag", "-sc", "is for bash, zsh and fish", fix)]) from None
     print("\n".join(line for line in answer.getvalue().splitlines() if line not in HIDDEN))
 
 
@@ -127,6 +131,8 @@ def refuse_flags(args: Namespace) -> None:
     if args.multirun and any(line.lstrip("+").startswith(own) for line in args.overrides):
         fix = "Drop it; how trials are chosen and run is said with sweep.*."
         found.append(Problem("flag", "hydra", "sweeps have no launchers, sweepers and subfolders of Hydra's", fix))
+    if any(line.startswith("hydra.mode=") for line in args.overrides):
+        found.append(Problem("flag", "hydra.mode", "a sweep is asked for with -m", "Write -m in its place."))
     if found:
         raise ConfigError(found)
 

@@ -306,8 +306,12 @@ def find_folders(run: RunConfig) -> list[Path]:
     found: list[Path] = []
     for name in run_folders(run) or []:
         found += [Path(match) for match in sorted(glob(name))] if has_magic(name) else [Path(name)]
+    fix = "Give the folder of a run or of a sweep: run=outputs/ALGO-MODEL/TIME."
     if not found:
-        raise ConfigError([Problem("run", "run", "matches no folder", value=run.run, where=COMMAND_LINE)])
+        raise ConfigError([Problem("run", "run", "matches no folder", fix, run.run, COMMAND_LINE)])
+    if lost := [folder for folder in found if not folder.is_dir()]:
+        says = "there is no such folder"
+        raise ConfigError([Problem("run", "run", says, fix, folder, COMMAND_LINE) for folder in lost])
     return found
 
 

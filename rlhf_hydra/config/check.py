@@ -60,13 +60,18 @@ def check(run: RunConfig, origins: Mapping[str, str] | None = None) -> list[Prob
     found = list(check_values(run))
     if not any(problem.rule == "missing" and problem.key.split(".")[0] not in MAY_LACK for problem in found):
         rules = [*RULES, *(RL_RULES if isinstance(run.algo, RL) else SUPERVISED_RULES)]
-        found += [problem for rule in rules for problem in named(rule, run)]
+        found += [problem for rule in rules for problem in named(rule, run, is_sound=not found)]
     found += [*unread(run, origins), *exposed(run)]
     return [locate(problem, run, origins) for problem in found]
 
 
-def named(rule: Rule, run: RunConfig) -> Iterator[Problem]:
-    return (replace(problem, rule=rule.__name__) for problem in rule(run))
+def named(rule: Rule, run: RunConfig, is_sound: bool) -> Iterator[Problem]:
+    """What a rule has to say. It may fail over a value that is not sound, such as 0 nodes, which has been said."""
+    try:
+        yield from (replace(problem, rule=rule.__name__) for problem in rule(run))
+    except ArithmeticError:
+        if is_sound:
+            raise
 
 
 def locate(problem: Problem, run: RunConfig, origins: Mapping[str, str]) -> Problem:
@@ -113,6 +118,8 @@ def check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> Iterator[
         if choices and item not in choices:
             says = f"{item} is not among its choices" if isinstance(value, list) else "is not among its choices"
             yield Problem("choice", name, says, one_of(str(item), choices))
+    if choices and isinstance(value, list) and len(set(value)) < len(value):
+        yield Problem("choice", name, "names one of them twice", "Name each once.")
     if any(not COMPARE[sign][0](value, bound) for sign, bound in bounds.items()):
         wanted = " and ".join(f"{COMPARE[sign][1]} {bound}" for sign, bound in bounds.items())
         yield Problem("range", name, f"must be {wanted}")

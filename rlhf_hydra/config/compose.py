@@ -8,22 +8,19 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_origin
 
-import yaml
+from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.default_element import GroupDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,13 +30,16 @@ from rlhf_hydra.config.errors import (
     ConfigError,
     Problem,
     bad_value,
-    foreign,
     nearest,
     unknown_key,
     unknown_option,
+    unresolved,
 )
+from rlhf_hydra.config.files import Files, circle, refused, shown
 from rlhf_hydra.config.keys import all_keys
-from rlhf_hydra.config.layers import Layer, Library, file_of, first_word, leaves, shown
+from rlhf_hydra.config.layers import Layer, Library, first_word, leaves
+from rlhf_hydra.config.meant import dotted, misnamed, unknown_to_hydra
+from rlhf_hydra.config.overrides import Values, parse, values
 from rlhf_hydra.config.schema import RunConfig, Section
 from rlhf_hydra.config.store import find_conf_dir, register
 
@@ -65,10 +65,11 @@ class Composer:
 
     config_dir: str | None = None
     loader: ConfigLoaderImpl = field(init=False)
-    files: CachingConfigRepository = field(init=False)
+    files: Files = field(init=False)
     libraries: dict[str, Library] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        version.setbase("1.3")  # as `hydra.main` does
         register()
         search_path = create_config_search_path(str(find_conf_dir()))
         if self.config_dir is not None:
@@ -84,17 +85,25 @@ class Composer:
         given = [override for override in overrides if override.key_or_group == "hydra.searchpath"]
         key = " ".join(str(override.input_line) for override in given)
         if key not in self.libraries:
-            repository = CachingConfigRepository(self.loader.repository)
-            with warnings.catch_warnings(action="ignore"):
-                self.loader._process_config_searchpath("config", given, repository)
-            self.libraries[key] = Library(repository)
+            files = Files(self.loader.repository)
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    self.loader._process_config_searchpath("config", given, files)
+            except (HydraException, ValueError):
+                says, fix = (
+                    "is no list of folders and packages",
+                    "Write 'hydra.searchpath=[/shared/conf,pkg://acme_rl.conf]'.",
+                )
+                value = key.partition("=")[2]
+                raise ConfigError([Problem("searchpath", "hydra.searchpath", says, fix, value, COMMAND_LINE)]) from None
+            self.libraries[key] = Library(files)
         return self.libraries[key]
 
     def compose(self, overrides: Sequence[str] = (), values: Mapping[str, Any] = MappingProxyType({})) -> Composed:
         """The run of these overrides, none of which may sweep, and of `values`, by key, which count more."""
         return _Layers(self, overrides).compose(values)
 
-    def axes(self, overrides: Sequence[str]) -> dict[str, "Values"]:
+    def axes(self, overrides: Sequence[str]) -> dict[str, Values]:
         """What `-m` varies: for each key the overrides to choose from, one where it has one value, or an interval."""
         parser = OverridesParser.create(config_loader=self.loader)
         return {line.partition("=")[0]: values(parse(parser, line), line) for line in overrides}
@@ -105,80 +114,6 @@ class Composer:
         own = [line for line in overrides if line.startswith("hydra.sweep.")]
         cfg = self.loader.load_configuration("config", [*own, f"outputs='{outputs}'"], RunMode.MULTIRUN)
         return Path(cfg.hydra.sweep.dir).resolve()
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Values of `name` between two bounds, both included."""
-
-    name: str
-    low: float
-    high: float
-    is_log: bool
-    is_whole: bool
-
-    def at(self, share: float) -> str:
-        """The override that lies `share`, in [0, 1), of the way from `low` to `high`."""
-        if self.is_whole:
-            return self.line(int(self.low + share * (self.high - self.low + 1)))
-        if self.is_log:
-            return self.line(self.low * (self.high / self.low) ** share)
-        return self.line(self.low + share * (self.high - self.low))
-
-    def line(self, value: float) -> str:
-        """The override that takes `value`, to four digits."""
-        rounded = value if self.is_whole else float(f"{value:.4g}")
-        return f"{self.name}={min(max(rounded, self.low), self.high)}"
-
-
-Values = tuple[str, ...] | Interval
-
-
-def values(override: Override, line: str) -> Values:
-    """What one override of `-m` lets a key be."""
-    name = line.partition("=")[0]
-    if not override.is_sweep_override():
-        return (line,)
-    if override.is_discrete_sweep():
-        return listed(override, line)
-    sweep = override.value()
-    assert isinstance(sweep, IntervalSweep) and sweep.start is not None and sweep.end is not None
-    is_whole, is_log = isinstance(sweep.start, int), "log" in sweep.tags
-    if sweep.start >= sweep.end or (is_log and (is_whole or sweep.start <= 0)):
-        fix = "Write interval(1,8), int(interval(1,8)), or tag(log,interval(1e-7,1e-5)) with bounds above 0."
-        raise ConfigError([Problem("sweep", name, "is not an interval", fix, line.partition("=")[2], COMMAND_LINE)])
-    return Interval(name, sweep.start, sweep.end, is_log, is_whole)
-
-
-def listed(override: Override, line: str) -> tuple[str, ...]:
-    """Every value of a list, a range or a glob, as an override."""
-    sweep, (name, _, text) = override.value(), line.partition("=")
-    if isinstance(sweep, RangeSweep):
-        # As they are written: counted in binary fractions, range(0,0.9,0.3) would have a fourth value.
-        sweep.start, sweep.stop, sweep.step = (exact(bound) for bound in (sweep.start, sweep.stop, sweep.step))
-    found = () if isinstance(sweep, RangeSweep) and not sweep.step else tuple(override.sweep_string_iterator())
-    if not found:
-        fix = "Write a list as in 1,2, range(1,4), or glob(*) for all options of a group."
-        raise ConfigError([Problem("sweep", name, "has no value to choose from", fix, text, COMMAND_LINE)])
-    return tuple(f"{name}={value}" for value in found)
-
-
-def exact(bound: float | None) -> Any:
-    """A whole number, or what a fraction reads."""
-    return bound if bound is None or isinstance(bound, int) else Decimal(repr(bound))
-
-
-def parse(parser: OverridesParser, line: str) -> Override:
-    """One override.
-
-    Raises:
-        ConfigError: it is not of the form `key=value`, or the value has a syntax error.
-    """
-    try:
-        return parser.parse_overrides([line])[0]
-    except HydraException:
-        fix = "Write key=value; put a value with spaces, commas or brackets in quotes: 'key=\"a, b\"'."
-        raise ConfigError([Problem("syntax", line, "is not of the form key=value", fix, where=COMMAND_LINE)]) from None
 
 
 class _Layers:
@@ -197,23 +132,29 @@ class _Layers:
             except ConfigError as error:
                 self.problems += error.problems
         self.library = composer.library(self.overrides)
-        self.repo, self.groups = self.library.repo, self.library.groups
+        self.repo: Files = self.library.repo
+        self.groups = self.library.groups
 
     def compose(self, values: Mapping[str, Any]) -> Composed:
         self.find_search_path()
         overrides = [sound for override in self.overrides for sound in self.repair(override)]
         try:
             chosen = create_defaults_list(self.repo, "config", overrides, prepend_hydra=True, skip_missing=False)
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-            raise ConfigError([*self.problems, broken_file(error, self.repo)]) from None
+        except ConfigError as error:  # a file that cannot be read
+            raise ConfigError([*self.problems, *error.problems]) from None
+        except RecursionError:
+            raise ConfigError([*self.problems, circle(self.repo)]) from None
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise ConfigError([*self.problems, refused(error, self.repo, self.library.places)]) from None
         layers = [layer for default in chosen.defaults if (layer := self.library.layer(default))]
         changes = [(o.key_or_group, o.value()) for o in chosen.config_overrides if not o.is_hydra_override()]
         changes += values.items()
         self.note_origins(layers, changes)
         self.problems += [problem for layer in layers if (problem := self.contested(layer))]
+        self.problems += misnamed(layers, changes, self.library)
         try:
             self.cfg = self.library.merge(layers, changes)
-        except OmegaConfBaseException:
+        except (OmegaConfBaseException, AttributeError):  # the latter where a mapping meets a section that is not there
             self.merge_with_care(layers, changes)
             run = self.build(self.cfg, "")
         else:
@@ -256,7 +197,7 @@ class _Layers:
         if problem is None:
             return [override]
         self.problems.append(problem)
-        options = self.library.options(problem.key) if problem.rule == "option" else []
+        options = self.library.options(override.key_or_group) if problem.rule == "option" else []
         near = nearest(str(problem.value), options, count=1)
         return [parse(OverridesParser.create(), f"{problem.key}={option}") for option in near]
 
@@ -264,28 +205,34 @@ class _Layers:
         name, line = override.key_or_group, override.input_line
         if override.is_sweep_override():
             text = (line or "").partition("=")[2]
-            fix = f"Add -m to run each; as one value: '{name}=\"{text}\"' for a text, {name}=[{text}] for a list."
-            return Problem("sweep", name, f"several values in one run: {line}", fix, where=COMMAND_LINE)
+            fix = "Add -m to run each"
+            if name not in self.groups:
+                fix += f"; as one value: '{name}=\"{text}\"' for a text, {name}=[{text}] for a list"
+            return Problem("sweep", name, f"several values in one run: {line}", f"{fix}.", where=COMMAND_LINE)
         if override.is_hydra_override():
-            return None
+            return None if override.is_add() else unknown_to_hydra(name)
         if override.is_delete():
             fix = "Set it to another value."
             return Problem("delete", name, "cannot be taken out of a run", fix, where=COMMAND_LINE)
-        if not self.repo.group_exists(name):
+        place = f"{name}@{override.package}" if override.package else name
+        if name.partition("/")[0] == "schema":
+            fix = "Choose a file that has it."
+            return Problem("schema", place, "is no choice by itself", fix, override.value(), COMMAND_LINE)
+        if not self.repo.group_exists(name) or (override.is_add() and place not in self.library.places):
             return None
-        if override.is_add() and override.package is None:
-            fix = f"Write {name}={override.value()}."
-            return Problem("plus", name, "is part of every run and takes no plus", fix, override.value(), COMMAND_LINE)
-        return self.bad_option(name, override.value())
+        if override.is_add() or override.is_force_add():
+            fix = f"Write {place}={override.value()}."
+            return Problem("plus", place, "is part of every run and takes no plus", fix, override.value(), COMMAND_LINE)
+        return self.bad_option(place, override.value())
 
-    def bad_option(self, group: str, value: Any) -> Problem | None:
-        options = self.library.options(group)
+    def bad_option(self, place: str, value: Any) -> Problem | None:
+        options = self.library.options(place.partition("@")[0])
         if value in options:
             return None
         if value is None or not isinstance(value, str):
-            fix = f"Leave {group} out, or choose one: {', '.join(options)}."
-            return Problem("option", group, "is not a choice", fix, "null" if value is None else value, COMMAND_LINE)
-        return unknown_option(group, value, options, COMMAND_LINE)
+            fix = f"Leave {place} out, or choose one: {', '.join(options)}."
+            return Problem("option", place, "is not a choice", fix, "null" if value is None else value, COMMAND_LINE)
+        return unknown_option(place, value, options, COMMAND_LINE)
 
     def merge_with_care(self, layers: Sequence[Layer], changes: Sequence[tuple[str, Any]]) -> None:
         """Merge the layers; where one cannot be, its keys one after another, and note those that cannot."""
@@ -294,6 +241,7 @@ class _Layers:
             try:
                 self.cfg.merge_with(layer.content)
             except OmegaConfBaseException:
+                self.problems += dotted(layer)
                 for key, value in layer.values.items():
                     self.set(key, value, layer.where)
         for key, value in changes:
@@ -303,10 +251,10 @@ class _Layers:
         """Set one key, or note why not."""
         try:
             OmegaConf.update(self.cfg, key, value, merge=True)
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, AttributeError) as error:
             self.problems.append(self.explain(error, key, value, where))
 
-    def explain(self, error: OmegaConfBaseException, key: str, value: Any, where: str) -> Problem:
+    def explain(self, error: Exception, key: str, value: Any, where: str) -> Problem:
         inside = [f"{key}.{child}" for child, _ in leaves(value)] if isinstance(value, dict) else []
         unknown = next((name for name in (key, *inside) if is_unknown(self.cfg, name)), None)
         if unknown is not None:
@@ -329,10 +277,8 @@ class _Layers:
         try:
             return self.build(node[key], name)
         except OmegaConfBaseException as error:
-            reason = str(error).splitlines()[0]
-            fix = "Set it, or the variable or key that it refers to."
             raw = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[call-overload,index]
-            self.problems.append(Problem("reference", name, reason, fix, raw, self.origins.get(name, "")))
+            self.problems.append(unresolved(error, name, raw, self.origins.get(name, "")))
             return MISSING
 
 
@@ -351,29 +297,8 @@ def is_unknown(cfg: DictConfig, name: str) -> bool:
         section = section_of(node)
         if section and key not in section.__dataclass_fields__:
             return True
-        node = node._get_node(key) if isinstance(node, DictConfig) else None
+        node = node._get_node(key) if isinstance(node, DictConfig) and not node._is_none() else None
     return False
-
-
-def broken_file(error: Exception, repo: CachingConfigRepository) -> Problem:
-    """A YAML file that cannot be read, or that names a choice which does not exist."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return Problem("yaml", f"{shown(Path(mark.name))}:{mark.line + 1}", f"is not YAML: {error.problem}")
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return unknown_option(group, option, error.options or [], who_chose(repo, group, option))
-    return foreign(error)
-
-
-def who_chose(repo: CachingConfigRepository, group: str, option: str) -> str:
-    """The file whose defaults list names this option; the latest, as that one counts."""
-    found = ""
-    for key, loaded in repo.cache.items():
-        for default in (loaded.defaults_list or []) if loaded else []:
-            if isinstance(default, GroupDefault) and (str(default.group).lstrip("/"), default.value) == (group, option):
-                found = shown(file_of(loaded.path, key.removeprefix("config_path=")))  # type: ignore[union-attr]
-    return found
 
 
 def to_run(cfg: DictConfig) -> RunConfig:

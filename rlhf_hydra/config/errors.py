@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_origin
 
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError
 
 from rlhf_hydra.config.failure import ConfigError as ConfigError
 from rlhf_hydra.config.failure import Problem as Problem
@@ -29,12 +29,17 @@ def one_of(word: str, options: Iterable[str]) -> str:
 
 
 def unknown_option(group: str, option: str, options: Iterable[str], where: str) -> Problem:
-    return Problem("option", group, f"there is no {group} of that name", one_of(option, options), option, where)
+    return Problem(
+        "option", group, f"there is no {group.partition('@')[0]} of that name", one_of(option, options), option, where
+    )
 
 
 def unknown_key(name: str, value: Any, where: str, schemas: Sequence[str], groups: Iterable[str] = ()) -> Problem:
     """`name` is no key of this run, whose choices have `schemas`; say whose key it is, or which come near."""
-    variants = all_keys().get(name, ())
+    if name.partition(".")[0] == "experiment" and where != COMMAND_LINE:
+        fix = "Begin the file with the line `# @package _global_`, and choose an experiment on the command line."
+        return Problem("key", name, "is no part of a run", fix, value, where)
+    variants = all_keys().get(name) or inside_of(name)
     if variants:
         owners = ", ".join(path.replace("/", "=") for key in variants for path in key.schemas)
         mine = next((path for path in schemas if path.startswith(f"{name.split('.')[0]}/")), "").replace("/", "=")
@@ -44,6 +49,12 @@ def unknown_key(name: str, value: Any, where: str, schemas: Sequence[str], group
     near = similar_keys(name, schemas, groups)
     fix = f"Did you mean {' or '.join(near)}?" if near else f"Keys there: {', '.join(siblings(name, schemas, groups))}."
     return Problem("key", name, "there is no such key", fix, value, where)
+
+
+def inside_of(name: str) -> tuple[Key, ...]:
+    """The mappings that take any key, `name` among them, as `reward.kwargs` of `reward=function` does."""
+    above = (name[: dot.start()] for dot in re.finditer("[.]", name))
+    return tuple(key for parent in above for key in all_keys().get(parent, ()) if get_origin(key.kind) is dict)
 
 
 def similar_keys(name: str, schemas: Sequence[str], groups: Iterable[str]) -> list[str]:
@@ -79,14 +90,35 @@ def siblings(name: str, schemas: Sequence[str], groups: Iterable[str] = ()) -> l
     return sorted(key for key in mine if key.rpartition(".")[0] == section)
 
 
-def bad_value(error: OmegaConfBaseException, name: str, value: Any, where: str, schemas: Sequence[str]) -> Problem:
+def bad_value(error: Exception, name: str, value: Any, where: str, schemas: Sequence[str]) -> Problem:
     """Translate OmegaConf's refusal to set `name` to `value`."""
     key = run_keys(schemas).get(name)
     if key is None and isinstance(error, ConfigKeyError | ConfigAttributeError | ConfigTypeError):
         return unknown_key(name, value, where, schemas)
     wanted = type_name(key.kind) if key else "another type"
     fix = f"Set one of its keys: {', '.join(siblings(name + '.x', schemas))}." if wanted == "a section" else ""
+    if wanted == "a section" and where != COMMAND_LINE and "." not in name and isinstance(value, str):
+        fix = f"To choose it, write `- override /{name}: {value}` below `defaults:`."
+    if wanted == "a list" and isinstance(value, str):
+        fix = f"Write {name}=[{value}]."
     return Problem("type", name, f"must be {wanted}", fix, value, where)
+
+
+def unresolved(error: Exception, name: str, value: Any, where: str) -> Problem:
+    """A `${...}` that refers to nothing, or to what does not fit."""
+    reason = str(error).splitlines()[0]
+    if variable := re.search(r"Environment variable '(.+?)' not found", reason):
+        fix = f"export {variable[1]}=..., or give a value for when it is not: ${{oc.env:{variable[1]},VALUE}}."
+        return Problem("reference", name, f"there is no environment variable {variable[1]}", fix, value, where)
+    if key := re.search(r"Interpolation key '(.+?)' not found", reason):
+        near = nearest(key[1], all_keys())
+        guess = " or ".join(f"${{{each}}}" for each in near)
+        fix = f"Did you mean {guess}?" if near else "Name a key as it is set: ${seed}."
+        return Problem("reference", name, f"there is no key {key[1]}", fix, value, where)
+    if "Recursive" in reason:
+        return Problem("reference", name, "refers to itself", "Set it to a value.", value, where)
+    reason = reason.rpartition("resolving interpolation: ")[2]
+    return Problem("reference", name, reason, "Refer to something else, or set it to a value.", value, where)
 
 
 def foreign(error: Exception) -> Problem:

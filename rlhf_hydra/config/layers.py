@@ -2,19 +2,18 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hydra._internal import defaults_list
-from hydra._internal.config_repository import CachingConfigRepository
-from hydra.core.default_element import InputDefault, ResultDefault
+from hydra.core.default_element import GroupDefault, InputDefault, ResultDefault
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError
 
+from rlhf_hydra.config.failure import ConfigError, Problem
+from rlhf_hydra.config.files import Files, file_of, shown
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.store import HIDDEN
 
@@ -64,12 +63,23 @@ Part = tuple[str, tuple[Layer, ...]]
 class Library:
     """The files that runs are composed from."""
 
-    repo: CachingConfigRepository
+    repo: Files
     layers: dict[tuple[str, str], Layer] = field(default_factory=dict)
     parts: dict[Part, DictConfig] = field(default_factory=dict)
     objects: dict[Part, Any] = field(default_factory=dict)
     known: dict[str, list[str]] = field(default_factory=dict)
     found: dict[str, list[Path]] = field(default_factory=dict)
+
+    @cached_property
+    def places(self) -> list[str]:
+        """What every run chooses: `algo`, `data@eval.data` ..."""
+        return [place for place in self.choices("config") if not place.startswith("hydra/")]
+
+    def choices(self, path: str) -> dict[str, Any]:
+        """What the defaults list of a file chooses: `{"algo": "ppo", "data@eval.data": None}`."""
+        loaded = self.repo.load_config(path)
+        entries = [entry for entry in (loaded.defaults_list or []) if isinstance(entry, GroupDefault)] if loaded else []
+        return {f"{entry.group}@{entry.package or ''}".lstrip("/").rstrip("@"): entry.value for entry in entries}
 
     @cached_property
     def groups(self) -> list[str]:
@@ -98,8 +108,11 @@ class Library:
         if path.startswith(SCHEMA):
             return Layer(path, embed(loaded.config, package), package)
         content = embed(copy.deepcopy(loaded.config), package)
-        content.pop("hydra", None)
-        return Layer(path, content, package, file_of(loaded.path, path))
+        layer = Layer(path, content, package, file_of(loaded.path, path))
+        if "searchpath" in (content.pop("hydra", None) or {}):
+            says, fix = "is not read in this file", "Say it on the command line, or use --config-dir FOLDER."
+            raise ConfigError([Problem("searchpath", "hydra.searchpath", says, fix, where=layer.where)])
+        return layer
 
     def rivals(self, path: str) -> list[Path]:
         """Every file that lies under this name in some folder that is searched. The first counts."""
@@ -179,24 +192,6 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def file_of(folder: str, path: str) -> Path:
-    """The file of a config in one of Hydra's sources, such as `file:///home/me/conf` or `pkg://acme_rl.conf`."""
-    scheme, _, place = folder.rpartition("://")
-    return (package_folder(place) if scheme == "pkg" else Path(place)) / f"{path}.yaml"
-
-
-def package_folder(name: str) -> Path:
-    spec = find_spec(name)
-    places = list(spec.submodule_search_locations or []) if spec else []
-    return Path(places[0] if places else name.replace(".", "/"))
-
-
-def shown(file: Path) -> str:
-    with suppress(ValueError):
-        file = file.relative_to(Path.cwd())
-    return str(file)
 
 
 # For every file Hydra makes a config of all choices so far, in case that a `${...}` in its defaults list reads it.

@@ -1,9 +1,6 @@
 """Experiment files that say what is so without them; each such line hides what the experiment is about."""
 
 from collections.abc import Iterator
-from typing import Any
-
-from hydra.core.default_element import GroupDefault
 
 from rlhf_hydra.config.compose import Composed, Composer
 from rlhf_hydra.config.errors import ConfigError, run_keys
@@ -29,17 +26,11 @@ def lint(composer: Composer) -> list[str]:
 
 
 def repeated_choices(composer: Composer, layer: Layer) -> Iterator[str]:
-    usual = choices(composer, "config")
-    for group, option in choices(composer, layer.path).items():
+    library = composer.library([])
+    usual = library.choices("config")
+    for group, option in library.choices(layer.path).items():
         if usual.get(group) == option:
             yield f"{layer.where}: override /{group}: {option} is the choice without it"
-
-
-def choices(composer: Composer, path: str) -> dict[str, Any]:
-    """Group -> option, as a file's defaults list chooses them."""
-    loaded = composer.files.load_config(path)
-    entries = [entry for entry in (loaded.defaults_list or []) if isinstance(entry, GroupDefault)] if loaded else []
-    return {f"{entry.group}@{entry.package or ''}".lstrip("/").rstrip("@"): entry.value for entry in entries}
 
 
 def repeated_values(composed: Composed, layer: Layer) -> Iterator[str]:

@@ -16,9 +16,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from rlhf_hydra.config.compose import is_unknown, parse
+from rlhf_hydra.config.compose import is_unknown
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, bad_value, unknown_key
 from rlhf_hydra.config.keys import schema_name
+from rlhf_hydra.config.overrides import parse
 from rlhf_hydra.config.plugins import schemas as known_schemas
 from rlhf_hydra.config.schema import RunConfig, Section
 from rlhf_hydra.config.secrets import redacted

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_hydra.config.compose import Interval
 from rlhf_hydra.config.errors import ConfigError
 from rlhf_hydra.config.failure import Failure
+from rlhf_hydra.config.overrides import Interval
 from rlhf_hydra.config.schema import OptunaSweep
 from rlhf_hydra.config.seeds import derive
 from rlhf_hydra.sweep.objective import Objective, averaged

@@ -7,9 +7,10 @@ from itertools import count, product
 from math import prod
 from typing import Any
 
-from rlhf_hydra.config.compose import Composer, Interval, Values
+from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem
 from rlhf_hydra.config.export import PLACES
+from rlhf_hydra.config.overrides import Interval, Values
 from rlhf_hydra.config.schema import OptunaSweep, RandomSweep, RunConfig, Sweep
 from rlhf_hydra.config.seeds import derive
 

@@ -22,10 +22,24 @@ algo.kl.cof=0.1
 policy.lr=1e-5
 +policy.optim.lrr=1
 +algo=ppo
+++algo=ppo
+algo@policy=ppo
+algo.name=grpo
+data@eval.data=gsm9k
 ~steps
 algo.advantage.scale=none
 seed=1,2
+algo=ppo,grpo
 'a b=1'
+steps
+outputs=größe
+'seed=rnge(1,3)'
+'seed=${stepz}'
+reward.kwargs.width=3
+tracking.use=wandb
+hydra.job.nme=x
+hydra.searchpath=/shared/conf
+cluster.nodes=0
 steps=many
 algo.kl=0.1
 policy.optim.lr=[1,2]
@@ -44,11 +58,17 @@ hydra.searchpath=[/not/there]
 --config-dir tests/config/team experiment=misspelled
 --config-dir tests/config/team experiment=no_such_model
 --config-dir tests/config/team experiment=broken
+--config-dir tests/config/team experiment=chosen_anew
+--config-dir tests/config/team experiment=groups_as_values
+--config-dir tests/config/team model=circle
 --config-dir tests/config/team model=qwen3-8b cluster=a100x8
 task=check explain=algo.kl.cof
+-sc install=tcsh
 task=resume
+task=compare run=[here,there]
 task=rerun run=nowhere
 task=export run=nowhere nam=best
+-m 'algo=glob(xyz*)'
 -m algo.kl.coef=-1,0.1 seed=1,2 modell=tiny
 algo=gropo steps=abc policy.optim.lr=5 algo.kl.estimator=k9 seed=1,2
 """.strip().splitlines()

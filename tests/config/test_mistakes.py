@@ -28,7 +28,18 @@ MISTAKES = {
     "policy.optim.lr=fast": ["must be a number"],
     "engine.sleep=maybe": ["must be true or false"],
     "algo.kl=0.1": ["algo.kl=0.1 (command line): must be a section", "algo.kl.coef"],
-    "outputs=${oc.env:RLHF_HYDRA_NOT_SET}": ["outputs=${oc.env:RLHF_HYDRA_NOT_SET} (command line)", "not found"],
+    "outputs=${oc.env:RLHF_HYDRA_NOT_SET}": ["(command line): there is no environment variable RLHF_HYDRA_NOT_SET"],
+    "seed=${seed}": ["seed=${seed} (command line): refers to itself"],
+    "seed=${algo.kl.coef}": ["seed=${algo.kl.coef} (command line): ", "could not be converted to Integer"],
+    "=tiny": ["=tiny (command line): is not of the form key=value"],
+    "outputs='open": ["has a quote that is not closed"],
+    "+data@eval.data=toy": ["data@eval.data=toy (command line): is part of every run and takes no plus"],
+    "schema/algo@algo=grpo": ["schema/algo@algo=grpo (command line): is no choice by itself"],
+    "tracking.use=[wandb,wandb]": ["names one of them twice"],
+    "policy.samples_per_update=0": ["policy.samples_per_update=0 (command line): must be at least 1"],
+    "eval.data={a:1}": ["eval.data={'a': 1} (command line): must be a section"],
+    "model.name=small": ["model.name=small (command line): is what the choice is called", "Write model=small."],
+    "data@eval.data=toy eval.data.name=it": ["Write data@eval.data=it."],
     "hydra.searchpath=[/not/there]": ["hydra.searchpath=/not/there: does not exist"],
     "policy.optim.lr=2": ["policy.optim.lr=2.0 (command line): must be more than 0 and at most 1"],
     "rollout.temperature=0": ["rollout.temperature=0.0 (command line): must be more than 0"],
@@ -135,7 +146,7 @@ MISTAKES = {
     "data=hh reward=model reward.path=a/b": ["data.prompt_column", "needs prompts, and the data has none"],
     "data.template=none": ["has no {prompt}"],
     "data=gsm8k": ["reward.rule=math", "model=tiny writes letters"],
-    "rollout.prompts_per_step=${oc.env:NOT_SET_ANYWHERE} seed=-1": ["'NOT_SET_ANYWHERE' not found", "seed=-1"],
+    "rollout.prompts_per_step=${oc.env:NOT_SET_ANYWHERE} seed=-1": ["variable NOT_SET_ANYWHERE", "seed=-1"],
     "model.path=./not-there": ["model.path=./not-there (command line): does not exist"],
     "reward=function": ["reward.path: must be given", "Add reward.path=VALUE."],
     "reward=function reward.path=score": ["does not name a function", "file.py:function"],
@@ -235,6 +246,55 @@ def test_key_misspelled_in_a_file(problems, tmp_path):
     assert f"algo.kl.coff=0.1 {where}: there is no such key\n    Did you mean algo.kl.coef?" in messages
     assert f"algo.epochs=x {where}: must be a whole number" in messages
     assert f"algo.loss.kind=clpi {where}: is not among its choices\n    Did you mean clip?" in messages
+
+
+IN_FILES = {
+    "experiment/mine": {
+        "# @package _global_\ndefaults:\n  - /algo: grpo\n": [
+            "algo=grpo (FILE): has been chosen already",
+            "- override /algo",
+        ],
+        "# @package _global_\ndefaults:\n  - override /algoo: grpo\n": [
+            "algoo (FILE): is nothing",
+            "Did you mean /algo?",
+        ],
+        "# @package _global_\ndefaults:\n  - override algo: grpo\n": [
+            "experiment/algo@algo (FILE): ",
+            "Did you mean /algo?",
+        ],
+        "# @package _global_\nalgo: grpo\n": ["algo=grpo (FILE): must be a section", "`- override /algo: grpo`"],
+        "# @package _global_\nalgo: {name: grpo}\n": ["algo.name=grpo (FILE): ", "`- override /algo: grpo`"],
+        "# @package _global_\nalgo.kl.coef: 0.5\n": ["algo.kl.coef (FILE): is no path", "algo: {kl: {coef: ...}}"],
+        "# @package _global_\nhydra: {searchpath: [/conf]}\n": ["hydra.searchpath (FILE): is not read in this file"],
+        "# @package _global_\nsteps: ${steps\n": ["FILE: cannot be read: no viable alternative"],
+        "# @package _global_\nsteps:\n\t- 4\n": ["FILE:3: is not YAML", "Indent with spaces."],
+        "# @package _global_\nsteps: 4\nsteps: 5\n": ["FILE:3: is not YAML: found duplicate key steps"],
+        "steps: 4\n": ["experiment.steps=4 (FILE): is no part of a run", "`# @package _global_`"],
+    },
+    "model/mine": {
+        "defaults: tiny\n": ["FILE: cannot be read: ", "defaults must be a list"],
+        "defaults: [mine]\n": ["FILE: extends itself"],
+        "defaults: [tinny]\n": ["model=tinny (FILE): there is no model of that name\n    Did you mean tiny?"],
+        "# @package _global_\ndefaults: [tiny, _self_]\nmodel: {name: yours}\n": [
+            "model.name=yours (FILE): ",
+            "of its file, mine.",
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in IN_FILES.items() for text in texts])
+def test_mistake_in_a_file_is_named(problems, tmp_path, name, text):
+    write(tmp_path, f"{name}.yaml", text)
+    pieces = [piece.replace("FILE", f"{tmp_path}/{name}.yaml") for piece in IN_FILES[name][text]]
+    check_message(problems(name.replace("/", "="), config_dir=tmp_path), pieces)
+
+
+def test_a_file_in_another_encoding(problems, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/mine.yaml").write_bytes("name: größe".encode("latin-1"))
+    (problem,) = problems("model=mine", config_dir=tmp_path)
+    assert problem.key == f"{tmp_path}/model/mine.yaml" and "UTF-8" in problem.says
 
 
 def test_option_misspelled_in_a_file(problems, tmp_path):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_hydra.config.compose import Interval
 from rlhf_hydra.config.errors import ConfigError
+from rlhf_hydra.config.overrides import Interval
 from rlhf_hydra.config.schema import RandomSweep
 from rlhf_hydra.sweep.space import Space
 from rlhf_hydra.tasks import checked_runs
