@@ -88,7 +88,7 @@ WRONG = {
     "-m --cfg job": "error: -m: one config is shown at a time",
     "task=resume": "error: run (command line): task=resume needs the folder of a run",
     "task=resume run=nowhere": "error: run=nowhere (command line): there is no nowhere/run.yaml",
-    "hydra.joob.name=x": "error: hydra: Could not override 'hydra.joob.name'.\n",
+    "hydra.joob.name=x": "error: hydra.joob.name (command line): Hydra has no such key\n",
     "-m seed=1,2 task=check algo.kl.coef=-1,1": (
         "error: algo.kl.coef=-1.0 (command line): must be at least 0 and at most 10\n"
         "    in 2 of 4 runs, first: seed=1 task=check algo.kl.coef=-1\n"
