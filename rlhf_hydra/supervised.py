@@ -49,7 +49,7 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
         consult(run, model, {"train": lessons, "eval": held_out}, folder / REFERENCE, tracker.note)
 
         with start_learner(run, lessons.unit, model, tracker.note) as learner:
-            exam = Exam(run, learner, held_out)
+            exam = Exam(run, learner, held_out, tracker.note)
             parts: dict[str, checkpoint.Stateful] = {"passes": passes, "watch": watch, "eval": exam}
             with Keeper(folder, run.checkpoint, run.steps, learner, parts, tracker.note) as keeper:
                 done = keeper.resume(start) if start else 0
