@@ -24,7 +24,7 @@ from rlhf_hydra.driver import Clock, settle, tracked
 from rlhf_hydra.exam import Exam, with_deviation
 from rlhf_hydra.interrupts import Interrupts
 from rlhf_hydra.lessons import REFERENCE, Lessons, Passes, refer
-from rlhf_hydra.models.hub import resolve
+from rlhf_hydra.models.hub import of_the_family, resolve
 
 Note = Callable[[str], None]
 
@@ -49,7 +49,7 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
         consult(run, model, {"train": lessons, "eval": held_out}, folder / REFERENCE, tracker.note)
 
         with start_learner(run, lessons.unit, model, tracker.note) as learner:
-            exam = Exam(run, learner, held_out)
+            exam = Exam(run, learner, held_out, tracker.note)
             parts: dict[str, checkpoint.Stateful] = {"passes": passes, "watch": watch, "eval": exam}
             with Keeper(folder, run.checkpoint, run.steps, learner, parts, tracker.note) as keeper:
                 done = keeper.resume(start) if start else 0
@@ -107,7 +107,8 @@ def consult(run: RunConfig, model: str, sets: dict[str, Lessons | None], file: P
     """Let the reference, if the objective reads one, say once what it thinks of all examples; then it goes."""
     if not objective(run.supervised).needs_reference:
         return
-    path = resolve(run.reference.path, run.model.hub) if run.reference.path else model
+    other = run.reference.path
+    path = of_the_family("reference.path", other, model, run.model.hub) if other else model
     with ExitStack() as stack:
 
         def ask() -> TokenModel:

@@ -15,7 +15,7 @@ from rlhf_hydra.cluster.group import Factory, Group, LocalGroup
 from rlhf_hydra.cluster.roles import Engines, Learner, Rewards, TokenModel, Unadapted
 from rlhf_hydra.config.layout import RoleLayout, is_own_reference, layout
 from rlhf_hydra.config.schema import RunConfig
-from rlhf_hydra.models.hub import resolve
+from rlhf_hydra.models.hub import of_the_family
 from rlhf_hydra.strategy.base import Rank
 from rlhf_hydra.workers.critic import CriticWorker
 from rlhf_hydra.workers.engine.base import EngineWorker, build_engine
@@ -104,12 +104,14 @@ def recipes(run: RunConfig, algorithm: Algorithm, folder: str) -> dict[str, Fact
         "policy": partial(PolicyWorker, run, folder),
         "reward": partial(RewardWorker, run, folder),
     }
+
+    def beside(key: str, path: str | None) -> str:
+        return of_the_family(key, path, folder, run.model.hub) if path else folder
+
     if algorithm.needs_reference and not is_own_reference(run):
-        other = resolve(run.reference.path, run.model.hub) if run.reference.path else folder
-        roles["reference"] = partial(ReferenceWorker, run, other)
+        roles["reference"] = partial(ReferenceWorker, run, beside("reference.path", run.reference.path))
     if algorithm.needs_critic:
-        start = resolve(run.critic.path, run.model.hub) if run.critic.path else folder
-        roles["critic"] = partial(CriticWorker, run, start)
+        roles["critic"] = partial(CriticWorker, run, beside("critic.path", run.critic.path))
     return roles
 
 

@@ -4,23 +4,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from rlhf_hydra.algos.divergence import divergence
-from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import KD
 from rlhf_hydra.models.packed import Packed
 from rlhf_hydra.models.policy import PolicyModel, choose, scales_logits
-
-
-class OtherVocabulary(Failure, ValueError):
-    """Two models whose tokens are not the same."""
-
-
-def check_vocabulary(teacher: str, student: str) -> None:
-    """OtherVocabulary unless the tokenizers in these folders have the same tokens under the same numbers."""
-    if AutoTokenizer.from_pretrained(teacher).get_vocab() != AutoTokenizer.from_pretrained(student).get_vocab():
-        raise OtherVocabulary(f"algo.teacher.path: {teacher} has other tokens than the policy; take one of its family")
 
 
 class Teacher(PolicyModel):

@@ -61,6 +61,23 @@ def resolve(path: str, hub: str = "huggingface", revision: str | None = None) ->
     return str(a_model(Path(folder)))
 
 
+class OtherVocabulary(Failure, ValueError):
+    """Two models whose tokens are not the same."""
+
+
+def of_the_family(key: str, path: str, policy: str, hub: str = "huggingface", revision: str | None = None) -> str:
+    """The folder of the model that `key` names, which reads the tokens of the one in the folder `policy`.
+
+    OtherVocabulary unless their tokenizers have the same tokens under the same numbers.
+    """
+    from transformers import AutoTokenizer
+
+    folder = resolve(path, hub, revision)
+    if AutoTokenizer.from_pretrained(folder).get_vocab() != AutoTokenizer.from_pretrained(policy).get_vocab():
+        raise OtherVocabulary(f"{key}: {path} has other tokens than the policy; take a model of its family")
+    return folder
+
+
 def a_model(folder: Path) -> Path:
     """`folder`, in which a model lies. ModelNotFound where it holds something else, such as adapters."""
     if (folder / "config.json").exists():

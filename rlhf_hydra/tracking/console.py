@@ -39,6 +39,7 @@ KEYS = {
 CONTENTS = {
     "model": "the trained model, a Hugging Face folder",
     "model-ema": "the moving average of its weights",
+    "checkpoints/best/model": "the best model, by checkpoint.best",
     "curves.png": "curves",
     "metrics.jsonl": "all metrics, one line a step",
     "samples.jsonl": "responses with their rewards",
@@ -103,10 +104,9 @@ class Terminal(Tracker):
     def _say_places(self, status: Status) -> None:
         """The folder, what is in it, and the commands that repeat the run or go on with it."""
         self._say(Text.assemble(("folder  ", "bold"), str(self._folder)))
-        for name, meaning in CONTENTS.items():
-            place = self._folder / name
-            if place.is_dir() or (place.is_file() and place.stat().st_size):
-                self._say(Text.assemble(f"        {name:<14} ", (meaning, "dim")))
+        found = [name for name in CONTENTS if holds_something(self._folder / name)]
+        for name in found:
+            self._say(Text.assemble(f"        {name:<{max(map(len, found))}}  ", (CONTENTS[name], "dim")))
         self._say(Text.assemble(("repeat  ", "bold"), self._command))
         if any(self._folder.glob("checkpoints/step-*[0-9]")) and status != "done":
             again = f"python -m rlhf_hydra task=resume run={shlex.quote(str(self._folder))}"
@@ -115,6 +115,10 @@ class Terminal(Tracker):
     def _say(self, text: Text) -> None:
         """A line that the terminal may wrap, so that paths and commands can be copied whole."""
         self._console.print(text, soft_wrap=True)
+
+
+def holds_something(place: Path) -> bool:
+    return place.is_dir() or (place.is_file() and place.stat().st_size > 0)
 
 
 def config_tree(run: RunConfig) -> Tree:

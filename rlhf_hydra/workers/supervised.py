@@ -15,8 +15,8 @@ from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import KD, RunConfig
 from rlhf_hydra.config.seeds import derive
-from rlhf_hydra.models.distill import Student, Teacher, check_vocabulary
-from rlhf_hydra.models.hub import resolve
+from rlhf_hydra.models.distill import Student, Teacher
+from rlhf_hydra.models.hub import of_the_family
 from rlhf_hydra.models.lora import Adapters
 from rlhf_hydra.models.packed import Packed, pack
 from rlhf_hydra.models.policy import PolicyModel
@@ -139,8 +139,8 @@ def inner(model: PolicyModel | ValueModel) -> tuple[Any, str]:
 
 
 def load_teacher(cfg: KD, student: str, dtype: torch.dtype) -> Teacher:
-    folder = resolve(cfg.teacher.path, cfg.teacher.hub, cfg.teacher.revision)
-    check_vocabulary(folder, student)
+    given = cfg.teacher
+    folder = of_the_family("algo.teacher.path", given.path, student, given.hub, given.revision)
     return Teacher.load(folder, dtype=dtype)  # type: ignore[return-value]
 
 

@@ -96,3 +96,10 @@ def test_sparkline(values, blocks):
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (75.2, "1:15"), (3661, "1:01:01")])
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_the_best_model_is_among_what_a_run_leaves(run, tmp_path):
+    (tmp_path / "checkpoints/best/model").mkdir(parents=True)
+    text = session(run, tmp_path, plain())
+    assert "checkpoints/best/model  the best model" in text
+    assert "metrics.jsonl           all metrics" in text

@@ -6,16 +6,37 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from rlhf_hydra.algos.divergence import divergence
 from rlhf_hydra.algos.objectives import Totals, objective
+from rlhf_hydra.algos.table import algorithm
 from rlhf_hydra.batch import RolloutBatch
+from rlhf_hydra.cluster.crew import recipes
 from rlhf_hydra.cluster.group import LocalGroup
 from rlhf_hydra.cluster.roles import Learner, Summed, shards
-from rlhf_hydra.config.schema import DPO, KD, KTO, ORPO, PRM, RM, SFT, Data, Policy, SimPO, Strategy, Teacher, ToyData
+from rlhf_hydra.config.schema import (
+    DPO,
+    KD,
+    KL,
+    KTO,
+    ORPO,
+    PPO,
+    PRM,
+    RM,
+    SFT,
+    Critic,
+    Data,
+    Policy,
+    Reference,
+    SimPO,
+    Strategy,
+    Teacher,
+    ToyData,
+)
 from rlhf_hydra.data.formats import rows_each
-from rlhf_hydra.models.distill import OtherVocabulary
+from rlhf_hydra.models.hub import OtherVocabulary
 from rlhf_hydra.models.packed import pack
 from rlhf_hydra.models.tiny import build_tiny
 from rlhf_hydra.models.value import ValueModel
 from rlhf_hydra.strategy.base import Rank
+from rlhf_hydra.supervised import consult
 from rlhf_hydra.workers.supervised import LearnerWorker, NoStepToken
 
 MAX_TOKENS = 24
@@ -184,12 +205,19 @@ def test_a_teacher_is_not_trained_and_not_saved(make_run, tiny, teacher, lesson,
     assert AutoModelForCausalLM.from_pretrained(tmp_path).num_parameters() == 300_416
 
 
-def test_a_teacher_with_other_tokens_is_refused(make_run, tiny, tmp_path):
+def test_a_teacher_a_reference_or_a_critic_with_other_tokens_is_refused(make_run, tiny, tmp_path):
     build_tiny(tmp_path)
     text = (tmp_path / "tokenizer.json").read_text().replace('"p"', '"q"')
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(OtherVocabulary, match="algo.teacher.path"):
         LearnerWorker(make_run(algo=KD(name="kd", teacher=Teacher(path=str(tmp_path)))), tiny, Rank())
+    reference, critic = Reference(path=str(tmp_path)), Critic(path=str(tmp_path))
+    with pytest.raises(OtherVocabulary, match="reference.path: .* has other tokens than the policy"):
+        consult(make_run(algo=DPO(name="dpo"), reference=reference), tiny, {}, tmp_path / "said", print)
+    for changes in ({"reference": reference}, {"critic": critic}):
+        run = make_run(algo=PPO(name="ppo", kl=KL(coef=0.1)), **changes)
+        with pytest.raises(OtherVocabulary, match=f"{next(iter(changes))}.path"):
+            recipes(run, algorithm(run.rl, run.rollout), tiny)
 
 
 def test_step_tokens_must_be_tokens(make_run, tiny):

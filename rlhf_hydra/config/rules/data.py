@@ -71,7 +71,12 @@ def columns(run: RunConfig) -> Iterator[Problem]:
     algo = run.algo
     for key, data in own_data(run):
         if data.prompt_column is None and not isinstance(algo, PAIRS):
-            yield Problem("", f"{key}.prompt_column", f"only pairs can do without, and algo={algo.name} takes none")
+            fix = (
+                "Name the column of the prompt or of the whole conversation, or learn from the pairs, as algo=dpo does."
+            )
+            yield Problem(
+                "", f"{key}.prompt_column", f"only pairs can do without, and algo={algo.name} takes none", fix
+            )
         if isinstance(algo, PRM) and data.steps_column is None:
             says = "a process reward model learns from labelled steps"
             yield Problem("", f"{key}.steps_column", says, "Set it to the column with the labels of the steps.")
