@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlhf_hydra.cluster.berth import ENGINE, VARIABLE
 from rlhf_hydra.cluster.group import Factory, Pending, WorkerFailed, invoke
-from rlhf_hydra.cluster.hardware import NotEnough, bundles, comparison, gpus_asked, preflight, require, seated
+from rlhf_hydra.cluster.hardware import NotEnough, bundles, comparison, gpus_asked, preflight, require, seated, torn
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.layout import RoleLayout, layout
 from rlhf_hydra.config.schema import RunConfig, is_dashboard
@@ -135,9 +135,14 @@ class Bundles:
         self.gpus = sorted({gpu for seat in self.seats.values() for gpu in seat.all_gpus})
         self.on_cpu = [(role, i) for role, s in self.seats.items() for i in range(s.workers) if not s.gpus[i]]
         self.group = self._reserve(bundles(run))
-        self.nodes: dict[int, str] = placement_group_table(self.group)["bundles_to_node_id"]
-        self.bundle = seated(self.gpus, run.cluster.gpus_per_node, self.nodes)
-        self._keep_together()
+        nodes: dict[int, str] = placement_group_table(self.group)["bundles_to_node_id"]
+        self.bundle = seated(self.gpus, run.cluster.gpus_per_node, nodes)
+        if apart := torn(self.seats, {gpu: nodes[bundle] for gpu, bundle in self.bundle.items()}):
+            self.close()
+            raise NotEnough(
+                f"{apart}, and a worker is on one: lower engine.tensor_parallel, or wait until a node is free",
+                comparison(run, gpus_asked(run), len(self.gpus), "the Ray cluster"),
+            )
 
     def _reserve(self, wanted: list[dict[str, float]]) -> PlacementGroup:
         """NotEnough at once if the cluster could never hold it, and after `start_timeout_s` if others keep it busy."""
@@ -160,19 +165,6 @@ class Bundles:
                 comparison(self.run, gpus_asked(self.run), int(free.get("GPU", 0)), "the Ray cluster, free"),
             )
         return group
-
-    def _keep_together(self) -> None:
-        """NotEnough where a worker's GPUs are on several nodes: it is one process, or starts others beside it."""
-        for role, seat in self.seats.items():
-            for gpus in seat.gpus:
-                nodes = {self.nodes[self.bundle[gpu]] for gpu in gpus}
-                if len(nodes) > 1:
-                    self.close()
-                    raise NotEnough(
-                        f"{role} on GPUs {', '.join(map(str, gpus))} needs them on one node, and Ray found them on "
-                        f"{len(nodes)}: lower engine.tensor_parallel, or wait until a node is free",
-                        comparison(self.run, gpus_asked(self.run), len(self.gpus), "the Ray cluster"),
-                    )
 
     def actor(self, role: str, rank: int) -> Any:
         """The process of one worker, on its seat: a new one, or of a role that stays the one that is there."""
