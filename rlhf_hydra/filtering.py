@@ -33,7 +33,7 @@ def by_function(path: str, batch: RolloutBatch, samples: Sequence[Sample], rewar
     """RewardError if the function says anything but True or False."""
     function = loaded(path)
     starts = firsts(batch.group.tolist())
-    verdicts = []
+    verdicts: list[bool] = []
     for start, end in zip(starts, [*starts[1:], len(samples)], strict=True):
         try:
             verdict = function(list(samples[start:end]), list(rewards[start:end]))

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import ray
+import torch
 from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -31,6 +32,12 @@ HEAR_S = 1.0
 """How long a wait for a worker may be deaf to signals."""
 GOODBYE_S = 5.0
 """How long a worker may take to free what it holds."""
+
+
+LESS_MEMORY = (
+    "Lower policy.tokens_per_microbatch, critic.tokens_per_microbatch or engine.memory_fraction; "
+    "strategy.gradient_checkpointing=true, zero_stage=3 and offload_optimizer=true take less too."
+)
 
 
 class Actor:
@@ -286,6 +293,8 @@ def _first_gpu() -> str:
 
 
 def _reason(error: Exception) -> str:
-    """A failure's own words; of anything else where it happened too."""
+    """A failure's own words; of anything else where it happened too, and the way out of too little memory."""
     cause = getattr(error, "cause", None)
-    return str(cause) if isinstance(cause, Failure) else str(error).strip()
+    if isinstance(cause, Failure):
+        return str(cause)
+    return str(error).strip() + (f"\n{LESS_MEMORY}" if isinstance(cause, torch.OutOfMemoryError) else "")
