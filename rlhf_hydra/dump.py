@@ -18,9 +18,6 @@ from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.learning import learn
 from rlhf_hydra.models.hub import resolve
 
-TEXTS = "texts.pt"
-"""Given texts that the step learned from too."""
-
 
 class Guarded(Failure):
     """A guard has stopped the run."""
@@ -47,16 +44,24 @@ class Guardian:
             fatal = fatal or (limit if self.run.guard.action == "stop" else None)
         if fatal:
             dump = self.folder / "dumps" / f"step-{step:06d}"
-            write(dump, self.run, self.crew, batch, step, kl_coef)
-            if texts is not None:
-                torch.save(tensors(texts), dump / TEXTS)
+            write(dump, self.run, self.crew, batch, step, kl_coef, texts)
             raise Guarded(f"step {step}: {fatal}. `python -m rlhf_hydra.dump {dump}` runs its updates again")
 
 
-def write(folder: Path, run: RunConfig, crew: Crew, batch: RolloutBatch, step: int, kl_coef: float) -> None:
-    """The batch as a dict of tensors, the run, and the weights and optimizers as they are now."""
+def write(
+    folder: Path,
+    run: RunConfig,
+    crew: Crew,
+    batch: RolloutBatch,
+    step: int,
+    kl_coef: float,
+    texts: RolloutBatch | None = None,
+) -> None:
+    """The batch and the given texts as dicts of tensors, the run, and the weights and optimizers as they are now."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save(tensors(batch), folder / "batch.pt")
+    for name, rows in (("batch", batch), ("texts", texts)):
+        if rows is not None:
+            torch.save(tensors(rows), folder / f"{name}.pt")
     save_run_yaml(run, folder / "run.yaml", f"python -m rlhf_hydra.dump {folder}")
     (folder / "step.json").write_text(json.dumps({"step": step, "kl_coef": kl_coef}) + "\n")
     crew.save(folder.resolve())
@@ -67,13 +72,16 @@ def tensors(batch: RolloutBatch) -> dict[str, Any]:
     return {f.name: getattr(batch, f.name) for f in fields(batch) if getattr(batch, f.name) is not None}
 
 
+def written(file: Path) -> RolloutBatch | None:
+    return RolloutBatch(**torch.load(file, weights_only=True)) if file.exists() else None
+
+
 def replay(folder: Path) -> dict[str, float]:
     """Make the dumped step's updates again, in roles started as the run's were; their metrics."""
     run = load_run_yaml(folder / "run.yaml")
     about = json.loads((folder / "step.json").read_text())
-    batch = RolloutBatch(**torch.load(folder / "batch.pt", weights_only=True))
-    has_texts = (folder / TEXTS).exists()
-    texts = RolloutBatch(**torch.load(folder / TEXTS, weights_only=True)) if has_texts else None
+    batch, texts = (written(folder / f"{name}.pt") for name in ("batch", "texts"))
+    assert batch is not None, f"{folder} holds no batch.pt"
     model = resolve(run.model.path, run.model.hub, run.model.revision)
     with start_crew(run, algorithm(run.rl, run.rollout), model, print) as crew:
         crew.load(folder.resolve())

@@ -14,6 +14,7 @@ from driving import SMALL, algorithms, largest_difference, metrics, processes_wi
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from rlhf_hydra.cluster.group import WorkerFailed
 from rlhf_hydra.config.schema import Supervised
 from rlhf_hydra.interrupts import Interrupts, Stopped
 
@@ -125,6 +126,19 @@ def test_an_exception_in_a_worker_is_shown_and_leaves_nothing(ray_cluster, tmp_p
     assert "reward worker 0 failed in `score`" in said
     assert "no such answer" in said
     assert nothing_is_left(ray_cluster)
+
+
+def test_too_little_memory_is_said_with_the_way_out(ray_cluster):
+    from rlhf_hydra.cluster.ray_group import Future
+
+    def call():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    ref = ray_cluster.remote(call).remote()
+    with pytest.raises(
+        WorkerFailed, match="critic worker 0 failed in `step`: (?s:.*)Tried to .*\nLower policy.tokens_"
+    ):
+        Future("critic", "step", [ref]).get()
 
 
 def test_a_signal_ends_a_long_wait_for_a_worker(ray_cluster):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlhf_hydra.config.failure import Failure
-from rlhf_hydra.config.layout import layout
+from rlhf_hydra.config.layout import RoleLayout, layout
 from rlhf_hydra.config.schema import RunConfig
 
 
@@ -62,6 +62,15 @@ def seated(gpus: Sequence[int], per_node: int, nodes: Mapping[int, str]) -> dict
     asked = together(gpus, lambda gpu: gpu // per_node)
     found = together(range(len(gpus)), nodes.__getitem__)
     return dict(zip(chain(*asked), chain(*found), strict=True))
+
+
+def torn(seats: Mapping[str, RoleLayout], nodes: Mapping[int, str]) -> str | None:
+    """The first worker whose GPUs are on several nodes, in words. `nodes`: where each GPU is."""
+    for role, seat in seats.items():
+        for gpus in seat.gpus:
+            if (count := len({nodes[gpu] for gpu in gpus})) > 1:
+                return f"the GPUs {', '.join(map(str, gpus))} of the {role} are on {count} nodes"
+    return None
 
 
 def together(items: Iterable[int], place: Callable[[int], Hashable]) -> list[list[int]]:

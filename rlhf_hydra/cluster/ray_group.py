@@ -9,12 +9,13 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import ray
+import torch
 from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlhf_hydra.cluster.berth import ENGINE, VARIABLE
 from rlhf_hydra.cluster.group import Factory, Pending, WorkerFailed, invoke
-from rlhf_hydra.cluster.hardware import NotEnough, bundles, comparison, gpus_asked, preflight, require, seated
+from rlhf_hydra.cluster.hardware import NotEnough, bundles, comparison, gpus_asked, preflight, require, seated, torn
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.layout import RoleLayout, layout
 from rlhf_hydra.config.schema import RunConfig, is_dashboard
@@ -31,6 +32,12 @@ HEAR_S = 1.0
 """How long a wait for a worker may be deaf to signals."""
 GOODBYE_S = 5.0
 """How long a worker may take to free what it holds."""
+
+
+LESS_MEMORY = (
+    "Lower policy.tokens_per_microbatch, critic.tokens_per_microbatch or engine.memory_fraction; "
+    "strategy.gradient_checkpointing=true, zero_stage=3 and offload_optimizer=true take less too."
+)
 
 
 class Actor:
@@ -135,9 +142,14 @@ class Bundles:
         self.gpus = sorted({gpu for seat in self.seats.values() for gpu in seat.all_gpus})
         self.on_cpu = [(role, i) for role, s in self.seats.items() for i in range(s.workers) if not s.gpus[i]]
         self.group = self._reserve(bundles(run))
-        self.nodes: dict[int, str] = placement_group_table(self.group)["bundles_to_node_id"]
-        self.bundle = seated(self.gpus, run.cluster.gpus_per_node, self.nodes)
-        self._keep_together()
+        nodes: dict[int, str] = placement_group_table(self.group)["bundles_to_node_id"]
+        self.bundle = seated(self.gpus, run.cluster.gpus_per_node, nodes)
+        if apart := torn(self.seats, {gpu: nodes[bundle] for gpu, bundle in self.bundle.items()}):
+            self.close()
+            raise NotEnough(
+                f"{apart}, and a worker is on one: lower engine.tensor_parallel, or wait until a node is free",
+                comparison(run, gpus_asked(run), len(self.gpus), "the Ray cluster"),
+            )
 
     def _reserve(self, wanted: list[dict[str, float]]) -> PlacementGroup:
         """NotEnough at once if the cluster could never hold it, and after `start_timeout_s` if others keep it busy."""
@@ -160,19 +172,6 @@ class Bundles:
                 comparison(self.run, gpus_asked(self.run), int(free.get("GPU", 0)), "the Ray cluster, free"),
             )
         return group
-
-    def _keep_together(self) -> None:
-        """NotEnough where a worker's GPUs are on several nodes: it is one process, or starts others beside it."""
-        for role, seat in self.seats.items():
-            for gpus in seat.gpus:
-                nodes = {self.nodes[self.bundle[gpu]] for gpu in gpus}
-                if len(nodes) > 1:
-                    self.close()
-                    raise NotEnough(
-                        f"{role} on GPUs {', '.join(map(str, gpus))} needs them on one node, and Ray found them on "
-                        f"{len(nodes)}: lower engine.tensor_parallel, or wait until a node is free",
-                        comparison(self.run, gpus_asked(self.run), len(self.gpus), "the Ray cluster"),
-                    )
 
     def actor(self, role: str, rank: int) -> Any:
         """The process of one worker, on its seat: a new one, or of a role that stays the one that is there."""
@@ -294,6 +293,8 @@ def _first_gpu() -> str:
 
 
 def _reason(error: Exception) -> str:
-    """A failure's own words; of anything else where it happened too."""
+    """A failure's own words; of anything else where it happened too, and the way out of too little memory."""
     cause = getattr(error, "cause", None)
-    return str(cause) if isinstance(cause, Failure) else str(error).strip()
+    if isinstance(cause, Failure):
+        return str(cause)
+    return str(error).strip() + (f"\n{LESS_MEMORY}" if isinstance(cause, torch.OutOfMemoryError) else "")

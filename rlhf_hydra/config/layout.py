@@ -1,4 +1,4 @@
-"""Which roles a run has, how many workers each, on which GPUs. Pure: read by the checks, the plan and the placement."""
+"""Which roles a run has, how many workers each, on which GPUs. Pure: read by the checks and the placement."""
 
 import re
 from collections.abc import Iterator

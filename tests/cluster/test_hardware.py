@@ -1,6 +1,7 @@
 import pytest
 
-from rlhf_hydra.cluster.hardware import NotEnough, gpus_asked, gpus_here, preflight, require, seated
+from rlhf_hydra.cluster.hardware import NotEnough, gpus_asked, gpus_here, preflight, require, seated, torn
+from rlhf_hydra.config.layout import layout
 from rlhf_hydra.config.schema import GPU, PPO, Cluster, Engine, Placement, Seat
 
 
@@ -85,3 +86,10 @@ def test_bundles_that_are_scattered_are_dealt_fullest_node_first():
     """Two nodes of four were asked for; Ray found five GPUs on one node and three on another."""
     nodes = dict(enumerate("xyyxyxyy"))
     assert list(seated(range(8), 4, nodes).values()) == [1, 2, 4, 6, 7, 0, 3, 5]
+
+
+def test_an_engine_over_two_nodes_is_found(run):
+    """Its engines are on GPUs 4 and 5, and 6 and 7; each policy is on one."""
+    seats = layout(run)
+    assert torn(seats, dict(enumerate("aaaabbbb"))) is None
+    assert torn(seats, dict(enumerate("aaabbbba"))) == "the GPUs 6, 7 of the engine are on 2 nodes"
