@@ -166,7 +166,8 @@ def read_trial(folder: Path, name: str, overrides: Sequence[str] = ()) -> Trial:
     run, config, words = read_run(folder / RUN, problems) if is_planned else (None, {}, [])
     curves = read_curves(folder / METRICS, problems) if has_begun else {}
     if status and status.get("state") != "done":
-        problems = [problem for problem in problems if problem != f"{METRICS}: missing"]  # it did not get that far
+        nothing = (f"{METRICS}: missing", f"{METRICS}: empty")  # it did not get that far
+        problems = [problem for problem in problems if problem not in nothing]
     state = str(status.get("state") or infer_state(run, curves, folder, has_begun))
     state = "pruned" if status.get("pruned") else state
     if state == "running" and (silent_s := time.time() - (status.get("heartbeat") or 0.0)) > STALE_S:

@@ -152,6 +152,13 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_reported(tmp_path, name, t
     assert rows[0]["reward/mean"] == ("" if text in (None, "") and name == "metrics.jsonl" else "0.5")
 
 
+@pytest.mark.parametrize("text", [None, ""])
+def test_a_trial_that_failed_before_its_first_step_has_no_metrics_to_miss(tmp_path, text):
+    folder = leave_run(tmp_path / "a", ["steps=1"], {"reward/mean": {1: 0.5}}, state="failed")
+    (folder / "metrics.jsonl").unlink() if text is None else (folder / "metrics.jsonl").write_text(text)
+    assert read_sweep([folder]).trials[0].problems == ()
+
+
 def test_a_value_that_is_not_finite_is_a_gap(tmp_path):
     folder = leave_run(tmp_path / "a", ["steps=3"], {"policy/kl": {1: 0.1, 2: float("nan"), 3: 0.3}})
     assert read_sweep([folder]).trials[0].curves["policy/kl"] == {1: 0.1, 3: 0.3}
