@@ -344,6 +344,8 @@ def test_few_values_stand_apart_equally_and_many_where_they_belong():
     assert many.places[1e-5] == pytest.approx(0.5) and many.is_many
     assert [text for text, _ in many.legend] == ["1e-09", "1e-07", "1e-05", "0.001", "0.1"]
     assert len(set(scale("k", ["ppo", "grpo"]).colors.values())) == 2
+    words = scale("k", [f"word {n}" for n in range(15)])
+    assert [text for text, _ in words.legend[-2:]] == ["word 11", "and 3 more"]
 
 
 # --------------------------------------------------------------------------------------------------- the command line
