@@ -16,9 +16,10 @@ from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem
 from rlhf_hydra.config.schema import OptunaSweep, RunConfig, Sweep
 from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.sweep.berths import Berths, Reserve
-from rlhf_hydra.sweep.launch import Here, Launcher, Listed, Source, environment
+from rlhf_hydra.sweep.launch import Launcher, Listed, Source
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.overview import study
+from rlhf_hydra.sweep.place import Here, environment
 from rlhf_hydra.sweep.report import write
 from rlhf_hydra.sweep.room import Amounts, Room, here
 from rlhf_hydra.sweep.runs import read_sweep
