@@ -106,6 +106,8 @@ class Sweep:
     axes: tuple[str, ...] = ()
     """Keys that were swept; () where nobody wrote them down."""
     objective: Objective = field(default_factory=Objective)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """What a search has passed over, since it is no sound run -> why."""
 
     @property
     def is_over(self) -> bool:
@@ -149,6 +151,7 @@ def read_sweep_folder(folder: Path) -> Sweep:
             direction=facts.get("direction") or "max",
             conditions=tuple(map(parse_condition, facts.get("constraints") or ())),
         ),
+        refused=facts.get("refused") or {},
     )
 
 

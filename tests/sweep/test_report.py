@@ -319,9 +319,12 @@ def test_without_plotly_the_page_shows_the_plots(sweep, tmp_path):
 
 
 def test_a_sweep_that_has_only_begun_is_reported(tmp_path):
-    folder = leave_sweep(tmp_path / "s", {"0-a": ["seed=1"], "1-b": ["seed=2"]}, objective=None)
+    refused = {"steps=-1": "error: steps=-1: must be at least 1\n    Raise it.", "steps=-2": "error: steps=-2: ..."}
+    folder = leave_sweep(tmp_path / "s", {"0-a": ["seed=1"], "1-b": ["seed=2"]}, objective=None, refused=refused)
     make_report([folder], ReportTask(name="report"), tmp_path)
-    assert "2 trials: 2 waiting" in (folder / "report.md").read_text()
+    text = (folder / "report.md").read_text()
+    assert "2 trials: 2 waiting" in text
+    assert "- Passed over: 2 that would be no sound run, first steps=-1 (steps=-1: must be at least 1)." in text
     assert not (folder / "best").exists()
 
 
