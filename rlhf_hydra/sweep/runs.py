@@ -27,7 +27,7 @@ LOGS = (OUTPUT, "run.log")
 """Where the last lines of a failed run are, unless its status says them."""
 UNTROUBLED = ("done", "waiting", "queued", "running")
 """States of a trial that has nothing to explain."""
-STALE_S = 600.0
+STALE_S = 120.0
 """Age of the last heartbeat from which a trial that says it is running is doubted."""
 
 Curve = dict[int, float]
