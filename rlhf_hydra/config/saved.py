@@ -7,7 +7,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,17 @@ def look_at_run_yaml(path: Path) -> RunConfig:
 @lru_cache(maxsize=10_000)
 def section_of(name: str, text: str) -> Any:
     """What a run has under `name`, of its JSON."""
-    cfg = OmegaConf.merge(RunConfig, typed({name: json.loads(text)}))
+    cfg = OmegaConf.merge(OmegaConf.masked_copy(blank(), name), typed({name: json.loads(text)}))
     assert isinstance(cfg, DictConfig)
     return OmegaConf.to_object(cfg[name]) if OmegaConf.is_config(cfg[name]) else cfg[name]
+
+
+@cache
+def blank() -> DictConfig:
+    """A run as OmegaConf has it; it takes long to make."""
+    cfg = OmegaConf.structured(RunConfig)
+    assert isinstance(cfg, DictConfig)
+    return cfg
 
 
 def plain(value: Any) -> Any:

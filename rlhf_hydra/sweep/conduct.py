@@ -16,9 +16,10 @@ from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem
 from rlhf_hydra.config.schema import OptunaSweep, RunConfig, Sweep
 from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.sweep.berths import Berths, Reserve
-from rlhf_hydra.sweep.launch import Here, Launcher, Listed, Source, environment
+from rlhf_hydra.sweep.launch import Launcher, Listed, Source
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.overview import study
+from rlhf_hydra.sweep.place import Here, environment
 from rlhf_hydra.sweep.report import write
 from rlhf_hydra.sweep.room import Amounts, Room, here
 from rlhf_hydra.sweep.runs import read_sweep
@@ -60,7 +61,9 @@ def start(composer: Composer, overrides: Sequence[str], runs: Runs, folder: Path
                 book.write()
                 return trial
 
-            source: Source = Study(space, first.sweep, objective, folder, accept)
+            search = Study(space, first.sweep, objective, folder, accept)
+            book.head["refused"] = search.refused  # to which the search adds
+            source: Source = search
             to_come = {" ".join(point.own): run for point, run in runs}
         else:
             for point, run in runs:
@@ -113,8 +116,9 @@ def conduct(book: Book, source: Source, to_come: Mapping[str, RunConfig], first:
         except KeyboardInterrupt:  # no time for a report
             screen.say(f"ended at once; run what is missing: {again(book.folder)}")
             raise
+    book.write()
     tell(book, screen.console)
-    return code or (0 if all(trial.status.is_final for trial in book.trials.values()) else SOME_FAILED)
+    return code or (0 if book.trials and all(trial.status.is_final for trial in book.trials.values()) else SOME_FAILED)
 
 
 def tell(book: Book, console: Console) -> None:

@@ -1,99 +1,28 @@
 """Trials side by side, each in its own process, as many as there is room for; none can harm another."""
 
-import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rlhf_hydra.checkpoint import whole
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.sweep.berths import Berth, Berths
-from rlhf_hydra.sweep.child import Child, kill_orphan
+from rlhf_hydra.sweep.place import Place, Process
 from rlhf_hydra.sweep.progress import Progress
 from rlhf_hydra.sweep.runs import RUN
 from rlhf_hydra.sweep.status import OUTPUT, STATUS, State, Status, ended, write
 from rlhf_hydra.sweep.trial import Trial
 
-POLL_S = 0.1
 HEARTBEAT_S = 5.0
 
 SOUND = (0, 128 + signal.SIGTERM)
 """Exit codes of a trial that ended as it should, done or pruned. Its engines are whole: at most in the midst of a call,
 which they finish before they take the next."""
-
-Command = Callable[[Trial], Sequence[str]]
-
-
-def command_of(trial: Trial) -> list[str]:
-    """Runs what `run.yaml` in its folder says, from its newest checkpoint if it has one."""
-    return [sys.executable, "-m", "rlhf_hydra", "task=trial", f"run={trial.folder}"]
-
-
-class Process(Protocol):
-    """A trial under way."""
-
-    @property
-    def handle(self) -> dict[str, Any]:
-        """By what it is found again, as keys of `Status`."""
-
-    def has_begun(self) -> bool:
-        """Whether it has got what it needs; a queue may let it wait."""
-
-    def poll(self) -> int | None:
-        """The exit code once it has ended, negative for a signal."""
-
-    def stop(self) -> None:
-        """Ask it to save and end."""
-
-    def kill(self) -> None:
-        """End it at once."""
-
-    def wait(self) -> int:
-        """The exit code, after `kill`."""
-
-
-class Place(Protocol):
-    """Where trials run."""
-
-    poll_s: float
-    """Between two looks at them."""
-    takes_back: bool
-    """Whether it stops trials of its own accord, which are then begun again."""
-
-    def find(self, trial: Trial, before: Status) -> Process | None:
-        """The trial itself, if it goes on without the sweep that began it."""
-
-    def begin(self, trial: Trial, attempt: int, env: Mapping[str, str]) -> Process:
-        """`env`: variables of this trial alone."""
-
-    def send(self) -> None:
-        """Hand over what has begun since the last call, where that is done for many at once."""
-
-
-@dataclass
-class Here:
-    """On this machine, each trial in a process that ends with the sweep."""
-
-    env: Mapping[str, str]
-    command: Command = command_of
-    poll_s: float = POLL_S
-    takes_back: bool = False
-
-    def find(self, trial: Trial, before: Status) -> None:
-        if before.pid:
-            kill_orphan(before.pid, trial.folder)
-
-    def begin(self, trial: Trial, attempt: int, env: Mapping[str, str]) -> Child:
-        return Child(self.command(trial), trial.folder, {**self.env, **env}, attempt)
-
-    def send(self) -> None:
-        pass
 
 
 class Source(Protocol):
@@ -302,10 +231,3 @@ def clear(trial: Trial) -> None:
     for path in trial.folder.iterdir():
         if path.name not in (RUN, STATUS, OUTPUT):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def environment(address: str | None, at_once: int) -> dict[str, str]:
-    """Of a trial: the Ray cluster of all, and its share of the cores."""
-    cluster = {"RAY_ADDRESS": address} if address else {}
-    threads = str(max(1, len(os.sched_getaffinity(0)) // max(1, at_once)))
-    return {"OMP_NUM_THREADS": threads, **os.environ, **cluster, "PYTHONUNBUFFERED": "1"}

@@ -127,6 +127,10 @@ def remarks(report: Report) -> list[str]:
     sampling = [setting for setting in done if setting.curve(findings.REWARD)]
     if blind := [setting.name for setting in sampling if not setting.curve(findings.KL)]:
         found.append(f"No KL was measured (algo.kl.coef=0), so not on the frontier: {', '.join(blind)}.")
+    if refused := report.sweep.refused:
+        point, error = next(iter(refused.items()))
+        why = error.removeprefix("error: ").splitlines()[0]
+        found.append(f"Passed over: {len(refused)} that would be no sound run, first {point} ({why}).")
     problems = dict.fromkeys(problem for trial in trials for problem in trial.problems)
     named = {problem: [trial.name for trial in trials if problem in trial.problems] for problem in problems}
     return found + [f"{', '.join(names)}: {problem}." for problem, names in named.items()]

@@ -155,4 +155,4 @@ def key(figure: Figure, report: Report) -> None:
     name, axis = next(iter(scales(report).items()))
     lines = [Line2D([], [], color=color, linewidth=2.5) for _, color in axis.legend]
     names = [text for text, _ in axis.legend]
-    figure.legend(lines[:12], names[:12], title=name, loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(lines, names, title=name, loc="outside right upper", frameon=False, fontsize=8)

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.table import Table
 
@@ -31,9 +32,19 @@ def asked(run: RunConfig) -> dict[str, float]:
 
 def here() -> dict[str, float]:
     """What this machine has, as a Ray cluster (CPU, GPU) and without one; in-process trials take the first GPU."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cores, gpus = float(os.cpu_count() or 1), float(gpus_here())
-    return {"CPU": cores, "GPU": gpus, CORES: cores, MEMORY: memory, GPU_HERE: min(gpus, 1.0)}
+    cores, gpus = float(len(os.sched_getaffinity(0))), float(gpus_here())
+    return {"CPU": cores, "GPU": gpus, CORES: cores, MEMORY: memory_gib(), GPU_HERE: min(gpus, 1.0)}
+
+
+def memory_gib(groups: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self/cgroup")) -> float:
+    """Of this machine, or what a container or a job leaves this process of it (control groups, version 2)."""
+    known = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    own = mine.read_text().rpartition("::/")[2].strip() if mine.exists() else ""
+    for group in (groups / own, *(groups / own).parents):
+        file = group / "memory.max"
+        if group.is_relative_to(groups) and file.exists() and (limit := file.read_text().strip()) != "max":
+            known.append(int(limit))
+    return min(known) / 2**30
 
 
 @dataclass

@@ -27,7 +27,7 @@ LOGS = (OUTPUT, "run.log")
 """Where the last lines of a failed run are, unless its status says them."""
 UNTROUBLED = ("done", "waiting", "queued", "running")
 """States of a trial that has nothing to explain."""
-STALE_S = 600.0
+STALE_S = 120.0
 """Age of the last heartbeat from which a trial that says it is running is doubted."""
 
 Curve = dict[int, float]
@@ -106,6 +106,8 @@ class Sweep:
     axes: tuple[str, ...] = ()
     """Keys that were swept; () where nobody wrote them down."""
     objective: Objective = field(default_factory=Objective)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """What a search has passed over, since it is no sound run -> why."""
 
     @property
     def is_over(self) -> bool:
@@ -149,6 +151,7 @@ def read_sweep_folder(folder: Path) -> Sweep:
             direction=facts.get("direction") or "max",
             conditions=tuple(map(parse_condition, facts.get("constraints") or ())),
         ),
+        refused=facts.get("refused") or {},
     )
 
 
@@ -166,7 +169,8 @@ def read_trial(folder: Path, name: str, overrides: Sequence[str] = ()) -> Trial:
     run, config, words = read_run(folder / RUN, problems) if is_planned else (None, {}, [])
     curves = read_curves(folder / METRICS, problems) if has_begun else {}
     if status and status.get("state") != "done":
-        problems = [problem for problem in problems if problem != f"{METRICS}: missing"]  # it did not get that far
+        nothing = (f"{METRICS}: missing", f"{METRICS}: empty")  # it did not get that far
+        problems = [problem for problem in problems if problem not in nothing]
     state = str(status.get("state") or infer_state(run, curves, folder, has_begun))
     state = "pruned" if status.get("pruned") else state
     if state == "running" and (silent_s := time.time() - (status.get("heartbeat") or 0.0)) > STALE_S:

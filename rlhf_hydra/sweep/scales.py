@@ -12,6 +12,9 @@ RAMP = ("#2d3f8f", "#7a3b9a", "#c13f7b", "#e8703d", "#e0a019")
 """Low to high."""
 KINDS = ("#2f5f9e", "#d1622b", "#1a7f5a", "#a83279", "#8a6d1d", "#5b4a9b", "#0f8b9a", "#b03a3a", "#6b7280", "#3f6212")
 """Of values without an order."""
+NO_COLOR = "#ffffff00"
+LONGEST = 12
+"""Words in a legend."""
 WIDE = 5.0
 """Ratio of the largest to the smallest number from which an axis is logarithmic."""
 
@@ -33,10 +36,11 @@ class Scale:
 
     @property
     def legend(self) -> list[tuple[str, str]]:
-        """(value, colour); of many values those at the ticks."""
+        """(value, colour); of many numbers those at the ticks, of many words the first."""
         if self.is_many:
             return [(text, ramp(place)) for place, text in self.ticks]
-        return [(shown(value), color) for value, color in self.colors.items()]
+        found = [(shown(value), color) for value, color in self.colors.items()]
+        return found[:LONGEST] + [(f"and {len(found) - LONGEST} more", NO_COLOR)] * (len(found) > LONGEST)
 
 
 def scale(key: str, values: Sequence[Value]) -> Scale:

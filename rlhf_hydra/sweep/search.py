@@ -19,7 +19,7 @@ from rlhf_hydra.sweep.status import Status
 from rlhf_hydra.sweep.trial import Trial
 
 STUDY = "optuna.db"
-KEYS = "trials"
+KEYS, REFUSED = "trials", "refused"
 
 Accept = Callable[[Point], Trial]
 """Composes, checks and lists a point. ConfigError if it is no sound run."""
@@ -37,7 +37,11 @@ class Study:
         self.queue: deque[Trial] = deque()
         self.open: dict[str, list[tuple[Any, list[Trial]]]] = {}
         """Key -> the points that wait for it, each with all of its trials; Optuna may ask for the same one again."""
+        self.refused: dict[str, str] = {}
+        """Points that are no sound run -> why."""
         for frozen in self.study.get_trials():
+            if REFUSED in frozen.user_attrs:
+                self.refused[" ".join(frozen.user_attrs[KEYS])] = frozen.user_attrs[REFUSED]
             if not frozen.state.is_finished():
                 self.reopen(frozen)
 
@@ -69,7 +73,8 @@ class Study:
         try:
             trials = [self.accept(point) for point in self.space.repeats(lines)]
         except ConfigError as error:
-            chosen.set_user_attr("refused", str(error))
+            self.refused[" ".join(lines)] = str(error)
+            chosen.set_user_attr(REFUSED, str(error))
             self.study.tell(chosen, state=optuna.trial.TrialState.FAIL)
             return
         self.queue.extend(trial for trial in trials if trial.key not in self.open and not trial.status.is_final)

@@ -17,7 +17,7 @@ from rlhf_hydra.cluster.hardware import bundles
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.sweep.child import Child
-from rlhf_hydra.sweep.launch import POLL_S, Command, command_of, environment
+from rlhf_hydra.sweep.place import POLL_S, Command, command_of, environment
 from rlhf_hydra.sweep.room import Amounts, Room
 from rlhf_hydra.sweep.status import OUTPUT, Status
 from rlhf_hydra.sweep.trial import Trial

@@ -15,9 +15,10 @@ from rich.console import Console
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.interrupts import Interrupts, Stopped
 from rlhf_hydra.sweep.berths import Berths
-from rlhf_hydra.sweep.launch import Here, Launcher, Listed, environment
+from rlhf_hydra.sweep.launch import Launcher, Listed
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.overview import study
+from rlhf_hydra.sweep.place import Here, environment
 from rlhf_hydra.sweep.room import CORES, MEMORY, Room
 from rlhf_hydra.sweep.runs import read_sweep
 from rlhf_hydra.sweep.table import Screen

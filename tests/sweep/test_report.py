@@ -152,6 +152,13 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_reported(tmp_path, name, t
     assert rows[0]["reward/mean"] == ("" if text in (None, "") and name == "metrics.jsonl" else "0.5")
 
 
+@pytest.mark.parametrize("text", [None, ""])
+def test_a_trial_that_failed_before_its_first_step_has_no_metrics_to_miss(tmp_path, text):
+    folder = leave_run(tmp_path / "a", ["steps=1"], {"reward/mean": {1: 0.5}}, state="failed")
+    (folder / "metrics.jsonl").unlink() if text is None else (folder / "metrics.jsonl").write_text(text)
+    assert read_sweep([folder]).trials[0].problems == ()
+
+
 def test_a_value_that_is_not_finite_is_a_gap(tmp_path):
     folder = leave_run(tmp_path / "a", ["steps=3"], {"policy/kl": {1: 0.1, 2: float("nan"), 3: 0.3}})
     assert read_sweep([folder]).trials[0].curves["policy/kl"] == {1: 0.1, 3: 0.3}
@@ -312,9 +319,12 @@ def test_without_plotly_the_page_shows_the_plots(sweep, tmp_path):
 
 
 def test_a_sweep_that_has_only_begun_is_reported(tmp_path):
-    folder = leave_sweep(tmp_path / "s", {"0-a": ["seed=1"], "1-b": ["seed=2"]}, objective=None)
+    refused = {"steps=-1": "error: steps=-1: must be at least 1\n    Raise it.", "steps=-2": "error: steps=-2: ..."}
+    folder = leave_sweep(tmp_path / "s", {"0-a": ["seed=1"], "1-b": ["seed=2"]}, objective=None, refused=refused)
     make_report([folder], ReportTask(name="report"), tmp_path)
-    assert "2 trials: 2 waiting" in (folder / "report.md").read_text()
+    text = (folder / "report.md").read_text()
+    assert "2 trials: 2 waiting" in text
+    assert "- Passed over: 2 that would be no sound run, first steps=-1 (steps=-1: must be at least 1)." in text
     assert not (folder / "best").exists()
 
 
@@ -337,6 +347,8 @@ def test_few_values_stand_apart_equally_and_many_where_they_belong():
     assert many.places[1e-5] == pytest.approx(0.5) and many.is_many
     assert [text for text, _ in many.legend] == ["1e-09", "1e-07", "1e-05", "0.001", "0.1"]
     assert len(set(scale("k", ["ppo", "grpo"]).colors.values())) == 2
+    words = scale("k", [f"word {n}" for n in range(15)])
+    assert [text for text, _ in words.legend[-2:]] == ["word 11", "and 3 more"]
 
 
 # --------------------------------------------------------------------------------------------------- the command line

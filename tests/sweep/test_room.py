@@ -2,7 +2,7 @@ import pytest
 from driving import compose
 
 from rlhf_hydra.cluster.hardware import NotEnough
-from rlhf_hydra.sweep.room import CORES, MEMORY, Room, asked
+from rlhf_hydra.sweep.room import CORES, MEMORY, Room, asked, memory_gib
 
 RAY = {"CPU": 2.0, "GPU": 0.0, MEMORY: 64.0}
 HERE = {CORES: 4.0, MEMORY: 64.0, "GPU of this machine": 0.0}
@@ -40,6 +40,17 @@ def test_in_process_a_trial_takes_a_core():
     assert Room(HERE).at_once(run) == (4, f"each takes 1 of 4 {CORES}")
     assert Room(HERE, most=3).at_once(run) == (3, "sweep.max_parallel")
     assert Room({**HERE, MEMORY: 4.0}).at_once(run)[0] < 4
+
+
+def test_memory_is_what_the_control_groups_leave(tmp_path):
+    whole = memory_gib(tmp_path / "none", tmp_path / "none")
+    assert whole > 0.5
+    (tmp_path / "job/step").mkdir(parents=True)
+    (tmp_path / "mine").write_text("0::/job/step\n")
+    (tmp_path / "job/step/memory.max").write_text("max\n")
+    assert memory_gib(tmp_path, tmp_path / "mine") == whole
+    (tmp_path / "job/memory.max").write_text(f"{2**29}\n")
+    assert memory_gib(tmp_path, tmp_path / "mine") == 0.5
 
 
 def test_what_could_never_start_is_refused_with_numbers():

@@ -152,6 +152,9 @@ def test_a_point_that_is_no_sound_run_is_told_to_have_failed(search):
     assert trial.run.policy.samples_per_update == 64
     assert study.take() is None
     assert {trial.state.name for trial in study.study.trials} == {"RUNNING", "FAIL"}
+    again = search("policy.samples_per_update=64,100", "sweep.trials=4")
+    assert list(study.refused) == list(again.refused) == ["policy.samples_per_update=100"]
+    assert "no multiple of it" in again.refused["policy.samples_per_update=100"]
 
 
 def test_an_objective_that_no_trial_has_is_said(search):

@@ -35,7 +35,7 @@ function paint() {
 function explain() {
   const legend = document.getElementById("legend");
   const entries = page.legends[select.value] || [];
-  legend.replaceChildren(...entries.slice(0, 24).map(([text, color]) => {
+  legend.replaceChildren(...entries.map(([text, color]) => {
     const entry = document.createElement("span"), dot = document.createElement("i");
     dot.style.background = color;
     entry.append(dot, text);
@@ -58,8 +58,13 @@ for (const row of rows) {
 }
 for (const button of document.querySelectorAll("[data-copies]")) {
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(document.getElementById(button.dataset.copies).textContent);
-    button.textContent = "copied";
+    const text = document.getElementById(button.dataset.copies);
+    try {
+      await navigator.clipboard.writeText(text.textContent);
+      button.textContent = "copied";
+    } catch { // over plain http there is no clipboard
+      getSelection().selectAllChildren(text);
+    }
   });
 }
 document.getElementById("bar").hidden = false;
