@@ -104,7 +104,7 @@ def consult(run: RunConfig, model: str, sets: dict[str, Lessons | None], file: P
     """Let the reference, if the objective reads one, say once what it thinks of all examples; then it goes."""
     if not objective(run.supervised).needs_reference:
         return
-    path = resolve(run.reference.path, run.model.hub) if run.reference.path else model
+    path = resolve(run.reference.path, run.model.hub, key="reference.path") if run.reference.path else model
     with ExitStack() as stack:
 
         def ask() -> TokenModel:

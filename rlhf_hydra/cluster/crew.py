@@ -105,10 +105,10 @@ def recipes(run: RunConfig, algorithm: Algorithm, folder: str) -> dict[str, Fact
         "reward": partial(RewardWorker, run, folder),
     }
     if algorithm.needs_reference and not is_own_reference(run):
-        other = resolve(run.reference.path, run.model.hub) if run.reference.path else folder
+        other = resolve(run.reference.path, run.model.hub, key="reference.path") if run.reference.path else folder
         roles["reference"] = partial(ReferenceWorker, run, other)
     if algorithm.needs_critic:
-        start = resolve(run.critic.path, run.model.hub) if run.critic.path else folder
+        start = resolve(run.critic.path, run.model.hub, key="critic.path") if run.critic.path else folder
         roles["critic"] = partial(CriticWorker, run, start)
     return roles
 

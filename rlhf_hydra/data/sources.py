@@ -4,6 +4,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Iterator, MutableMapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from rlhf_hydra.config.schema import Data, ToyData
 from rlhf_hydra.data import toy
 from rlhf_hydra.data.files import READERS, DataError, Row, Rows, column, file_rows, folder_files, placed_rows, suffix
-from rlhf_hydra.models.hub import dataset_commit, dataset_folder, patiently, verify_dataset
+from rlhf_hydra.models.hub import dataset_commit, dataset_folder, is_unreachable, patiently, verify_dataset
 
 __all__ = ["DataError", "Row", "Rows", "column", "describe", "fingerprint", "read"]
 
@@ -169,10 +170,10 @@ def _loaded_rows(folder: Path | None, cfg: Data) -> Rows:
 
     match = SPLIT.fullmatch(cfg.split)
     split = match["name"] if cfg.streaming and match else cfg.split
-    commit = None if folder else dataset_commit(str(cfg.path), cfg.revision) or cfg.revision
-    data = patiently(
-        lambda: load_dataset(str(folder or cfg.path), cfg.subset, split=split, revision=commit, streaming=cfg.streaming)
-    )
+    commit = None if folder else dataset_commit(str(cfg.path), cfg.revision)
+    load = partial(load_dataset, str(folder or cfg.path), cfg.subset, split=split, streaming=cfg.streaming)
+    # Without a commit it is a folder, or a hub that has not answered three times, of which there may be a copy.
+    data = patiently(lambda: load(revision=commit)) if commit else load(revision=cfg.revision)
     if not cfg.streaming and folder is None:
         _verify(str(cfg.path), data)
     data = _undecoded(data, cfg.images_column)
@@ -224,8 +225,9 @@ def _unloadable(cfg: Data, folder: Path | None, error: Exception) -> DataError:
                     pass
             except DataError as broken:
                 return broken
-    fix = "check data.path, data.subset, data.split and the network, or set data.path to a file"
-    return DataError(f"cannot load {describe(cfg)}: {_reason(error)}\n{fix}")
+    fix = "check data.path, data.subset, data.split, the network and, for gated data, your token, or take a file"
+    why = "the hub does not answer, and there is no copy here" if is_unreachable(error) else _reason(error)
+    return DataError(f"cannot load {describe(cfg)}: {why}\n{fix}")
 
 
 def _numbered(rows: Iterable[Any]) -> Iterator[tuple[int, Row]]:

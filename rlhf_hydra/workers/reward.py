@@ -73,7 +73,7 @@ class RewardModel(Reader):
     """Scores the last token of prompt and response."""
 
     def __init__(self, cfg: ModelReward, run: RunConfig, policy_folder: str) -> None:
-        folder = resolve(cfg.path, cfg.hub, cfg.revision)
+        folder = resolve(cfg.path, cfg.hub, cfg.revision, "reward.path")
         model = ValueModel.load(folder, trust_remote_code=run.model.trust_remote_code)
         super().__init__(cfg, model, folder, run, policy_folder)
 
@@ -104,7 +104,7 @@ class ProcessModel(Reader):
     """
 
     def __init__(self, cfg: ProcessReward, run: RunConfig, policy_folder: str) -> None:
-        folder = resolve(cfg.path, cfg.hub, cfg.revision)
+        folder = resolve(cfg.path, cfg.hub, cfg.revision, "reward.path")
         model = PolicyModel.load(folder, run.model.trust_remote_code).lm
         super().__init__(cfg, model, folder, run, policy_folder)
         self.cfg = cfg

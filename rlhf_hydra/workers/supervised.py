@@ -136,7 +136,7 @@ def inner(model: PolicyModel | ValueModel) -> tuple[Any, str]:
 
 
 def load_teacher(cfg: KD, student: str) -> Teacher:
-    folder = resolve(cfg.teacher.path, cfg.teacher.hub, cfg.teacher.revision)
+    folder = resolve(cfg.teacher.path, cfg.teacher.hub, cfg.teacher.revision, "algo.teacher.path")
     check_vocabulary(folder, student)
     return Teacher.load(folder)  # type: ignore[return-value]
 
