@@ -25,7 +25,8 @@ def read(cfg: Data) -> Rows:
     rows = islice(_open(cfg), cfg.limit)
     first = next(rows, None)
     if first is None:
-        raise DataError(f"{describe(cfg)} has no rows")
+        part = f" in data.split={cfg.split}" if "[" in cfg.split else ""
+        raise DataError(f"{describe(cfg)} has no rows{part}")
     yield first
     yield from rows
 
