@@ -11,10 +11,8 @@ from typing import Any
 
 from rlhf_hydra.config.schema import Data, ToyData
 from rlhf_hydra.data import toy
-from rlhf_hydra.data.files import READERS, DataError, Row, Rows, column, file_rows, folder_files, placed_rows, suffix
+from rlhf_hydra.data.files import READERS, DataError, Row, Rows, file_rows, folder_files, placed_rows, suffix
 from rlhf_hydra.models.hub import dataset_commit, dataset_folder, is_unreachable, patiently, verify_dataset
-
-__all__ = ["DataError", "Row", "Rows", "column", "describe", "fingerprint", "read"]
 
 Known = MutableMapping[str, str]
 """What was found out before about a source: the hash of a file of that size and time, the commit of a branch."""

@@ -372,6 +372,11 @@ def test_a_command_inside_quotes_is_found():
     assert import_text([f'srun -N 1 bash -c "cd /here && {RAY_PPO}" &>> log']) == import_text([RAY_PPO])
 
 
+def test_a_server_beside_a_command_is_passed_over():
+    text = import_text([f"python -m openrlhf.cli.serve_rm --port 5000 &\n{RAY_PPO}"])
+    assert text == import_text([RAY_PPO])
+
+
 def test_a_second_command_is_named():
     text = import_text([f"train_sft {LLAMA} --dataset d\ntrain_rm {PAIRS}"])
     assert settings(text)["data.path"] == "d" and "# train_rm: is a second command" in text

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_hydra.config.schema import Data, ToyData
 from rlhf_hydra.data import sources
-from rlhf_hydra.data.sources import DataError
+from rlhf_hydra.data.files import DataError
 
 ROWS = [{"prompt": "one", "answer": "1"}, {"prompt": "zwölf, 12", "answer": "12"}]
 
