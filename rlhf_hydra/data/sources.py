@@ -99,6 +99,11 @@ SPLIT = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?
 """`train`, `train[100:]`, `train[:10%]`, `train[-500:]`."""
 
 
+def _name(split: str) -> str:
+    match = SPLIT.fullmatch(split)
+    return match["name"] if match else split
+
+
 def _sliced(rows: Any, split: str, where: str) -> Rows:
     """The slice of rows() that `split` names; its name plays no role here, since a file is one split. Percentages and
     numbers from the end need a first pass that counts."""
@@ -131,8 +136,7 @@ def _saved_rows(path: Path, cfg: Data) -> Rows:
     except Exception as error:
         raise DataError(f"{path} looks like a saved dataset and cannot be read: {_reason(error)}") from error
     if isinstance(data, DatasetDict):
-        match = SPLIT.fullmatch(cfg.split)
-        name = match["name"] if match else cfg.split
+        name = _name(cfg.split)
         if name not in data:
             raise DataError(f"{path} has no split {name} (data.split); it has: {', '.join(map(str, data))}")
         data = data[name]
@@ -147,8 +151,7 @@ def _dataset_rows(path: Path, cfg: Data) -> Rows:
         if folder is None and cfg.hub == "modelscope":
             folder = Path(dataset_folder(str(cfg.path), cfg.revision))
         if folder and cfg.subset is None and not _has_card(folder):
-            name = SPLIT.fullmatch(cfg.split)
-            files = folder_files(folder, name["name"] if name else cfg.split)
+            files = folder_files(folder, _name(cfg.split))
             return _sliced(lambda: placed_rows(files, folder), cfg.split, describe(cfg))
         return _loaded_rows(folder, cfg)
     except DataError:
@@ -167,8 +170,9 @@ def _loaded_rows(folder: Path | None, cfg: Data) -> Rows:
     """Rows by the rules of `datasets`, which knows subsets, cards and Hugging Face."""
     from datasets import load_dataset
 
-    match = SPLIT.fullmatch(cfg.split)
-    split = match["name"] if cfg.streaming and match else cfg.split
+    if cfg.streaming and ("%" in cfg.split or "[-" in cfg.split or ":-" in cfg.split):
+        raise DataError(f"data.split={cfg.split}: the number of rows is not known with data.streaming=true")
+    split = _name(cfg.split) if cfg.streaming else cfg.split
     commit = None if folder else dataset_commit(str(cfg.path), cfg.revision)
     load = partial(load_dataset, str(folder or cfg.path), cfg.subset, split=split, streaming=cfg.streaming)
     # Without a commit it is a folder, or a hub that has not answered three times, of which there may be a copy.
@@ -178,8 +182,6 @@ def _loaded_rows(folder: Path | None, cfg: Data) -> Rows:
     data = _undecoded(data, cfg.images_column)
     if not cfg.streaming:
         return _numbered(data)
-    if "%" in cfg.split or "[-" in cfg.split or ":-" in cfg.split:
-        raise DataError(f"data.split={cfg.split}: the number of rows is not known with data.streaming=true")
     return _guarded(_sliced(lambda: _numbered(data), cfg.split, describe(cfg)), cfg, folder)
 
 
