@@ -227,7 +227,7 @@ FLAGS: list[Flag] = [
         "data=jsonl data.path",
         "or a choice that ships, if its columns are the same",
     ),
-    together("data.prompt_probs data.dataset_probs prompt_data_probs dataset_probs", "data.path", "one source"),
+    together("data.prompt_probs data.dataset_probs prompt_data_probs dataset_probs", "data", "the file of a blend"),
     to("data.prompt_split data.dataset_split prompt_split train_split", "data.split={}"),
     to("data.input_key data.prompt_key input_key prompt_key", "data.prompt_column={}"),
     to("data.output_key output_key", "data.response_column={}"),

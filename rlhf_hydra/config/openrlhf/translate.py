@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from rlhf_hydra.config.errors import ConfigError, Problem
 from rlhf_hydra.config.openrlhf.command import Command, read
-from rlhf_hydra.config.openrlhf.data import data, finished
+from rlhf_hydra.config.openrlhf.data import blended, data, finished
 from rlhf_hydra.config.openrlhf.flags import BY_NAME, Flag
 from rlhf_hydra.config.openrlhf.quoting import quoted, shell
 from rlhf_hydra.config.openrlhf.sizes import seats, sizes
@@ -35,15 +35,15 @@ def import_text(words: Sequence[str]) -> str:
     command = read(words)
     try:
         lines = list(translate(command))
+        given = dict(line.partition("=")[::2] for line in lines if not line.startswith("#"))
+        overrides, file = blended(finished(given, command.kind), command)
     except ValueError as error:
         raise ConfigError([Problem("import", "task=import_openrlhf", f"an option's value: {error}")]) from None
     notes = [line for line in lines if line.startswith("#")]
-    given = dict(line.partition("=")[::2] for line in lines if not line.startswith("#"))
-    overrides = finished(given, command.kind)
     order = [key for key in GROUPS if key in overrides] + [key for key in overrides if key not in GROUPS]
     words = ["python -m rlhf_hydra", *(shell(f"{key}={overrides[key]}") for key in order)]
     errors = [f"# {line}" for problem in command.problems for line in str(problem).splitlines()]
-    return "\n".join([" ".join(words), *dict.fromkeys(notes), *errors])
+    return "\n".join([" ".join(words), *dict.fromkeys(notes), *errors, *file])
 
 
 def translate(command: Command) -> Iterator[str]:
