@@ -13,8 +13,8 @@ from rlhf_hydra.cluster.crew import Crew
 from rlhf_hydra.config.layout import eval_data, eval_reward
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.config.seeds import derive
+from rlhf_hydra.data.files import DataError
 from rlhf_hydra.data.prompts import Prompt, load_prompts, shown
-from rlhf_hydra.data.sources import DataError
 from rlhf_hydra.rewards.answers import answer_of
 from rlhf_hydra.sampling import readable
 from rlhf_hydra.workers.engine.base import Sampling

@@ -15,6 +15,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
 COMMIT = "1" * 40
+TOKEN = f"hf_{'secret' * 6}"
+"""Of the clients: it must be in no message and no file."""
 LARGE = (".safetensors", ".parquet", ".jsonl")
 """Files that Hugging Face keeps apart (LFS) and names by SHA-256."""
 Files = dict[str, bytes]
@@ -22,7 +24,8 @@ Files = dict[str, bytes]
 
 class Server(ThreadingHTTPServer):
     """`repos`: the files of `models/team/small` or `datasets/team/rows`, by path. `trouble`: what happens to the next
-    GETs of a file, by its path: `503`, `cut` in half, or `corrupt`. `log`: what was asked, and Range headers."""
+    GETs of a file, by its path: `503`, `cut` in half, or `corrupt`. `refused`: the status that is all a repo answers.
+    `log`: what was asked, and Range headers."""
 
     daemon_threads = True
 
@@ -30,6 +33,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Hub)
         self.repos, self.log = repos, list[str]()
         self.trouble: dict[str, list[str]] = {}
+        self.refused: dict[str, int] = {}
         self.sent: list[str] = []
         self.ranges: list[str] = []
 
@@ -70,6 +74,8 @@ class Hub(BaseHTTPRequestHandler):
         for pattern, answer in ROUTES:
             if match := re.fullmatch(pattern, path):
                 kind = (match["kind"] or "models").strip("/")
+                if status := self.server.refused.get(f"{kind}/{match['repo']}"):
+                    return self.json({"Message": "no"}, status, {"X-Error-Code": "GatedRepo"} if status == 403 else {})
                 files = self.server.repos.get(f"{kind}/{match['repo']}")
                 return self.missing("RepoNotFound") if files is None else answer(self, files, match, query)
         self.missing("EntryNotFound")
@@ -183,6 +189,7 @@ def ask(server: Server, home: Path, code: str, lines: str = "") -> subprocess.Co
     unset = ("HF_HUB_OFFLINE", "HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
     env = {key: value for key, value in os.environ.items() if key not in unset}
     env |= {"HF_ENDPOINT": server.url, "HF_HOME": str(home / "hf"), "MODELSCOPE_ENDPOINT": server.url}
-    env |= {"MODELSCOPE_CACHE": str(home / "ms"), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    env |= {"HF_TOKEN": TOKEN, "MODELSCOPE_API_TOKEN": TOKEN, "MODELSCOPE_CACHE": str(home / "ms")}
+    env |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=env, input=lines, capture_output=True, text=True, timeout=300)

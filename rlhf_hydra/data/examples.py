@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from rlhf_hydra.config.schema import PRM, SFT, Blend, Data, Supervised, ToyData
 from rlhf_hydra.data import sources, toy
 from rlhf_hydra.data import store as stores
 from rlhf_hydra.data.blend import picks, sources_of, together
-from rlhf_hydra.data.files import DataError, Rows
+from rlhf_hydra.data.files import DataError, Rows, suffix
 from rlhf_hydra.data.formats import rows_each
 from rlhf_hydra.data.images import contents, home
 from rlhf_hydra.data.making import Maker, tried
@@ -134,7 +134,8 @@ def _load(
     known.save()
     if not origin:
         return make(None)
-    return stores.cached(cache, _key(cfg, algo, tokenizer, longest, origin), make, note)
+    store, report = stores.cached(cache, _key(cfg, algo, tokenizer, longest, origin), make, note)
+    return store, replace(report, source=sources.describe(cfg))
 
 
 def _make(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, note: Note, folder: Path | None) -> stores.Made:
@@ -174,6 +175,8 @@ UNREAD = {"name", "weight", "rule", "label_column"}
 def _key(cfg: Data, algo: Supervised, tokenizer: Any, longest: int, origin: str) -> str:
     """Name of the tokens of `cfg` in the cache."""
     keys = {name: value for name, value in asdict(cfg).items() if name not in UNREAD}
+    if (path := Path(cfg.path or "").expanduser()).exists():  # the same files elsewhere are the same rows
+        keys |= {"path": suffix(path), "hub": None, "revision": None}
     template = chat_template(cfg, tokenizer) if cfg.chat else None
     objective = [type(algo).__name__, algo.learn if isinstance(algo, SFT) else None]
     tokens = [stores.tokenizer_identity(tokenizer), transformers.__version__]

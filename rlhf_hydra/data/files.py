@@ -110,12 +110,12 @@ READERS: dict[str, Callable[[Path], Rows]] = {
 
 def suffix(path: Path) -> str:
     """That of a file's kind: of a.jsonl.gz it is .jsonl, since text may be compressed."""
-    inner = Path(path.stem).suffix
-    return inner if path.suffix == ".gz" and inner in (".jsonl", ".json", ".csv") else path.suffix
+    last, inner = path.suffix.lower(), Path(path.stem).suffix.lower()
+    return inner if last == ".gz" and inner in (".jsonl", ".json", ".csv") else last
 
 
 def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+    return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 BEGINNINGS = {
@@ -133,7 +133,7 @@ def file_rows(path: Path) -> Rows:
         with path.open("rb") as file:
             start = file.read(8)
         for magic, kind in BEGINNINGS.items():
-            if start.startswith(magic) and not kind.endswith(path.suffix):
+            if start.startswith(magic) and not kind.endswith(path.suffix.lower()):
                 raise DataError(f"{path} is {kind}")
         yield from READERS[suffix(path)](path)
     except (OSError, EOFError, zlib.error) as error:

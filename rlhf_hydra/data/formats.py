@@ -227,7 +227,9 @@ class Steps:
         found = present(row, self.column)
         if isinstance(found, str) and isinstance(text, str) and self.cfg.placeholder:
             found = self._aligned(found, text.split(self.cfg.placeholder)[:-1])
-        if not isinstance(found, list) or not found:
+        if found == []:
+            raise BadRow("is empty", self.column)
+        if not isinstance(found, list):
             raise BadRow(f"is {kind(found)}; expected a list with a label for each step", self.column)
         return [self._good(value) for value in found]
 
@@ -343,5 +345,6 @@ def _number(value: Any, column: str) -> float:
 
 
 def kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number"}
+    names = {dict: "an object", list: "a list", str: "text", bytes: "bytes", bool: "a boolean"}
+    names |= {int: "a number", float: "a number"}
     return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")

@@ -4,16 +4,15 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Iterator, MutableMapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rlhf_hydra.config.schema import Data, ToyData
 from rlhf_hydra.data import toy
-from rlhf_hydra.data.files import READERS, DataError, Row, Rows, column, file_rows, folder_files, placed_rows, suffix
-from rlhf_hydra.models.hub import dataset_commit, dataset_folder, patiently, verify_dataset
-
-__all__ = ["DataError", "Row", "Rows", "column", "describe", "fingerprint", "read"]
+from rlhf_hydra.data.files import READERS, DataError, Row, Rows, file_rows, folder_files, placed_rows, suffix
+from rlhf_hydra.models.hub import dataset_commit, dataset_folder, is_unreachable, patiently, verify_dataset
 
 Known = MutableMapping[str, str]
 """What was found out before about a source: the hash of a file of that size and time, the commit of a branch."""
@@ -24,7 +23,8 @@ def read(cfg: Data) -> Rows:
     rows = islice(_open(cfg), cfg.limit)
     first = next(rows, None)
     if first is None:
-        raise DataError(f"{describe(cfg)} has no rows")
+        part = f" in data.split={cfg.split}" if "[" in cfg.split else ""
+        raise DataError(f"{describe(cfg)} has no rows{part}")
     yield first
     yield from rows
 
@@ -99,6 +99,11 @@ SPLIT = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?
 """`train`, `train[100:]`, `train[:10%]`, `train[-500:]`."""
 
 
+def _name(split: str) -> str:
+    match = SPLIT.fullmatch(split)
+    return match["name"] if match else split
+
+
 def _sliced(rows: Any, split: str, where: str) -> Rows:
     """The slice of rows() that `split` names; its name plays no role here, since a file is one split. Percentages and
     numbers from the end need a first pass that counts."""
@@ -131,8 +136,7 @@ def _saved_rows(path: Path, cfg: Data) -> Rows:
     except Exception as error:
         raise DataError(f"{path} looks like a saved dataset and cannot be read: {_reason(error)}") from error
     if isinstance(data, DatasetDict):
-        match = SPLIT.fullmatch(cfg.split)
-        name = match["name"] if match else cfg.split
+        name = _name(cfg.split)
         if name not in data:
             raise DataError(f"{path} has no split {name} (data.split); it has: {', '.join(map(str, data))}")
         data = data[name]
@@ -147,8 +151,7 @@ def _dataset_rows(path: Path, cfg: Data) -> Rows:
         if folder is None and cfg.hub == "modelscope":
             folder = Path(dataset_folder(str(cfg.path), cfg.revision))
         if folder and cfg.subset is None and not _has_card(folder):
-            name = SPLIT.fullmatch(cfg.split)
-            files = folder_files(folder, name["name"] if name else cfg.split)
+            files = folder_files(folder, _name(cfg.split))
             return _sliced(lambda: placed_rows(files, folder), cfg.split, describe(cfg))
         return _loaded_rows(folder, cfg)
     except DataError:
@@ -167,19 +170,18 @@ def _loaded_rows(folder: Path | None, cfg: Data) -> Rows:
     """Rows by the rules of `datasets`, which knows subsets, cards and Hugging Face."""
     from datasets import load_dataset
 
-    match = SPLIT.fullmatch(cfg.split)
-    split = match["name"] if cfg.streaming and match else cfg.split
-    commit = None if folder else dataset_commit(str(cfg.path), cfg.revision) or cfg.revision
-    data = patiently(
-        lambda: load_dataset(str(folder or cfg.path), cfg.subset, split=split, revision=commit, streaming=cfg.streaming)
-    )
+    if cfg.streaming and ("%" in cfg.split or "[-" in cfg.split or ":-" in cfg.split):
+        raise DataError(f"data.split={cfg.split}: the number of rows is not known with data.streaming=true")
+    split = _name(cfg.split) if cfg.streaming else cfg.split
+    commit = None if folder else dataset_commit(str(cfg.path), cfg.revision)
+    load = partial(load_dataset, str(folder or cfg.path), cfg.subset, split=split, streaming=cfg.streaming)
+    # Without a commit it is a folder, or a hub that has not answered three times, of which there may be a copy.
+    data = patiently(lambda: load(revision=commit)) if commit else load(revision=cfg.revision)
     if not cfg.streaming and folder is None:
         _verify(str(cfg.path), data)
     data = _undecoded(data, cfg.images_column)
     if not cfg.streaming:
         return _numbered(data)
-    if "%" in cfg.split or "[-" in cfg.split or ":-" in cfg.split:
-        raise DataError(f"data.split={cfg.split}: the number of rows is not known with data.streaming=true")
     return _guarded(_sliced(lambda: _numbered(data), cfg.split, describe(cfg)), cfg, folder)
 
 
@@ -224,8 +226,9 @@ def _unloadable(cfg: Data, folder: Path | None, error: Exception) -> DataError:
                     pass
             except DataError as broken:
                 return broken
-    fix = "check data.path, data.subset, data.split and the network, or set data.path to a file"
-    return DataError(f"cannot load {describe(cfg)}: {_reason(error)}\n{fix}")
+    fix = "check data.path, data.subset, data.split, the network and, for gated data, your token, or take a file"
+    why = "the hub does not answer, and there is no copy here" if is_unreachable(error) else _reason(error)
+    return DataError(f"cannot load {describe(cfg)}: {why}\n{fix}")
 
 
 def _numbered(rows: Iterable[Any]) -> Iterator[tuple[int, Row]]:

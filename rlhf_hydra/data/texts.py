@@ -4,8 +4,8 @@ from typing import Any
 
 from rlhf_hydra.batch import RolloutBatch
 from rlhf_hydra.data.examples import Examples
+from rlhf_hydra.data.files import DataError
 from rlhf_hydra.data.order import Order
-from rlhf_hydra.data.sources import DataError
 
 
 class TextStream:

@@ -43,20 +43,20 @@ def all_there(folder: str, loaded: tuple[Any, dict[str, Any]], new: Collection[s
     return model
 
 
-def resolve(path: str, hub: str = "huggingface", revision: str | None = None) -> str:
-    """The local folder of model `path`, downloaded once if it is the id of a model on `hub`."""
+def resolve(path: str, hub: str = "huggingface", revision: str | None = None, key: str = "model.path") -> str:
+    """The local folder of model `path`, downloaded once if it is the id of a model on `hub`; `key` names it so."""
     if path == "builtin:tiny":
         return str(_builtin_tiny())
     if Path(path).expanduser().is_dir():
         return str(a_model(Path(path).expanduser().resolve()))
     if path.startswith((".", "/", "~")):
-        raise ModelNotFound(f"model.path: there is no folder {path}")
+        raise ModelNotFound(f"{key}: there is no folder {path}")
     try:
         folder = _from_modelscope(path, revision, "model") if hub == "modelscope" else _from_huggingface(path, revision)
     except Exception as error:
         raise ModelNotFound(
-            f"model.path: {path} is no local folder, and {hub} gave none: {type(error).__name__}: {error}\n"
-            "Give a local folder, or check the id, model.hub, the network and, for gated models, your token."
+            f"{key}: {path} is no local folder, and {hub} gave none: {type(error).__name__}: {error}\n"
+            "Give a local folder, or check the id, the hub, the network and, for gated models, your token."
         ) from error
     return str(a_model(Path(folder)))
 
@@ -72,7 +72,7 @@ def of_the_family(key: str, path: str, policy: str, hub: str = "huggingface", re
     """
     from transformers import AutoTokenizer
 
-    folder = resolve(path, hub, revision)
+    folder = resolve(path, hub, revision, key)
     if AutoTokenizer.from_pretrained(folder).get_vocab() != AutoTokenizer.from_pretrained(policy).get_vocab():
         raise OtherVocabulary(f"{key}: {path} has other tokens than the policy; take a model of its family")
     return folder
@@ -102,7 +102,7 @@ def dataset_commit(path: str, revision: str | None) -> str | None:
     try:
         return patiently(lambda: HfApi().dataset_info(path, revision=revision).sha)
     except Exception as error:
-        if _is_unreachable(error) or isinstance(error, ConnectionError):
+        if is_unreachable(error) or isinstance(error, ConnectionError):
             return None
         raise
 
@@ -126,6 +126,8 @@ def _from_modelscope(path: str, revision: str | None, kind: str) -> str:
             snapshot_download(path, revision=revision, allow_patterns=wanted, repo_type=kind, local_files_only=local)
         )
 
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):  # its client has no such variable
+        return fetch(local=True)
     try:
         return fetch(local=False)
     except ConnectionError as error:
@@ -148,13 +150,13 @@ def patiently(call: Callable[[], T]) -> T:
         try:
             return call()
         except Exception as error:
-            if not _is_unreachable(error):
+            if not is_unreachable(error):
                 raise
         time.sleep(pause)
     return call()
 
 
-def _is_unreachable(error: BaseException | None) -> bool:
+def is_unreachable(error: BaseException | None) -> bool:
     """Overload, a broken connection or a timeout, of any HTTP client, also as the cause of what was raised."""
     while error is not None:
         names = {kind.__name__ for kind in type(error).__mro__}
@@ -183,7 +185,10 @@ def verify(repository: Path) -> None:
     SHA-1 of others. Raises OSError and removes the file where it is another one.
     """
     done = repository / ".verified"
-    done.mkdir(exist_ok=True)
+    try:
+        done.mkdir(exist_ok=True)
+    except OSError:  # a cache that is only read: nothing was downloaded into it
+        return
     for blob in (repository / "blobs").glob("*"):
         if (done / blob.name).exists() or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
             continue

@@ -74,7 +74,7 @@ class RewardModel(Reader):
     """Scores the last token of prompt and response."""
 
     def __init__(self, cfg: ModelReward, run: RunConfig, policy_folder: str) -> None:
-        folder = resolve(cfg.path, cfg.hub, cfg.revision)
+        folder = resolve(cfg.path, cfg.hub, cfg.revision, "reward.path")
         dtype = dtype_of(run.strategy.dtype)
         model = ValueModel.load(folder, trust_remote_code=run.model.trust_remote_code, dtype=dtype)
         super().__init__(cfg, model, folder, policy_folder)
@@ -106,7 +106,7 @@ class ProcessModel(Reader):
     """
 
     def __init__(self, cfg: ProcessReward, run: RunConfig, policy_folder: str) -> None:
-        folder = resolve(cfg.path, cfg.hub, cfg.revision)
+        folder = resolve(cfg.path, cfg.hub, cfg.revision, "reward.path")
         model = PolicyModel.load(folder, run.model.trust_remote_code, dtype=dtype_of(run.strategy.dtype)).lm
         super().__init__(cfg, model, folder, policy_folder)
         self.cfg = cfg

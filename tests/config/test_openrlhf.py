@@ -221,6 +221,24 @@ def test_data_that_ships_is_named_by_its_choice(program, choice):
     assert [getattr(run.eval.data, key) for key in columns] == [getattr(run.data, key) for key in columns]
 
 
+def test_several_sources_are_a_file_to_write(tmp_path):
+    options = "--dataset a/one,b/two.jsonl --dataset_probs 0.75,0.25 --input_key q --output_key r --max_samples 99"
+    text = import_text([f"train_sft {LLAMA} {options}"])
+    assert "data=mixed" in overrides(text) and not any(key.startswith("data.") for key in settings(text))
+    (tmp_path / "data").mkdir()
+    lines = [line.removeprefix("#   ") for line in text.splitlines() if line.startswith("#   ")]
+    (tmp_path / "data" / "mixed.yaml").write_text("\n".join(lines))
+    data = Composer(str(tmp_path)).compose(overrides(text)).run.data
+    assert (data.until, data.limit, [s.path for s in data.sources.values()]) == ("first", 99, ["a/one", "b/two.jsonl"])
+    for source, weight in zip(data.sources.values(), (0.75, 0.25), strict=True):
+        assert (source.weight, source.prompt_column, source.response_column, source.limit) == (weight, "q", "r", 99)
+        assert (source.template, source.max_tokens, source.overlong) == ("User: {prompt}\nAssistant: ", 8192, "cut")
+
+
+def test_one_source_has_no_shares():
+    assert import_text([PPO + " --prompt_data_probs 1.0"]) == import_text([PPO])
+
+
 def test_texts_beside_the_prompts():
     run = compose(overrides(import_text([PPO + " --pretrain_data texts.jsonl --ptx_coef 0.1"])))
     assert (run.rl.ptx.data.path, run.rl.ptx.coef, run.data.name) == ("texts.jsonl", 0.1, "prompt_collection")
@@ -372,6 +390,11 @@ def test_a_command_inside_quotes_is_found():
     assert import_text([f'srun -N 1 bash -c "cd /here && {RAY_PPO}" &>> log']) == import_text([RAY_PPO])
 
 
+def test_a_server_beside_a_command_is_passed_over():
+    text = import_text([f"python -m openrlhf.cli.serve_rm --port 5000 &\n{RAY_PPO}"])
+    assert text == import_text([RAY_PPO])
+
+
 def test_a_second_command_is_named():
     text = import_text([f"train_sft {LLAMA} --dataset d\ntrain_rm {PAIRS}"])
     assert settings(text)["data.path"] == "d" and "# train_rm: is a second command" in text
@@ -400,6 +423,8 @@ def test_unknown_options_get_a_suggestion():
         (["--max_len", "3"], "no program of OpenRLHF in this command"),
         (["python -m openrlhf.cli.serve_rm --port 5000"], "serve_rm has no equivalent"),
         ([PPO + " --advantage_estimator gea"], "there is no estimator gea"),
+        ([f"train_sft {LLAMA} --dataset a,b --dataset_probs 1"], "--data.prompt_probs: 1 shares of 2 sources"),
+        ([f"train_sft {LLAMA} --dataset a,b --dataset_probs 1,x"], "could not convert string to float: 'x'"),
         ([PPO + " --train_batch_size many"], "could not convert string to float: 'many'"),
         ([PPO + " --eps_clip_low_high 0.2"], "--actor.eps_clip_low_high: has too few values"),
     ],

@@ -112,6 +112,15 @@ def test_other_content_is_other_tokens_even_under_the_same_name(rows):
     assert "from the cache" in str(load(rows)[1])
 
 
+def test_the_same_rows_elsewhere_are_the_same_tokens(rows):
+    load(rows)
+    other = rows.parent / "copy" / "other.jsonl"
+    other.parent.mkdir()
+    other.write_bytes(rows.read_bytes())
+    told = str(load(other, cache=rows.parent / "cache", hub="modelscope")[1])
+    assert told.startswith(f"{other}: 5 of 5") and "from the cache" in told
+
+
 def test_a_folder_that_was_not_finished_is_made_anew(rows):
     load(rows)
     (name,) = made(rows)

@@ -354,7 +354,7 @@ def test_bad_steps_are_counted(jsonl):
         "column `s` has another number of labels than there are steps": 2,
         "column `s` has a number that is no probability": 1,
         "column `s` has text that is no number": 1,
-        "column `s` is a list; expected a list with a label for each step": 1,
+        "column `s` is empty": 1,
         "column `s` is not the text with + or - in place of ?": 1,
         "column `s` is null": 1,
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import Files, ask, serving
+from hub_server import TOKEN, Files, ask, serving
 
 ROWS = b"".join(json.dumps({"prompt": "ab", "response": "abcd"[: 1 + i % 4]}).encode() + b"\n" for i in range(20))
 SHORT = b"".join(ROWS.splitlines(keepends=True)[:3])
@@ -66,6 +66,7 @@ def visited(request, tmp_path_factory):
     home = tmp_path_factory.mktemp(request.param)
     with serving(REPOS) as server:
         server.trouble["train.jsonl"] = ["503"]
+        server.refused["datasets/team/gated"] = 403
         found = told(
             server,
             home,
@@ -83,6 +84,7 @@ def visited(request, tmp_path_factory):
             "rows(path='team/broken')",
             "load(path='team/rows')",
             "load(path='team/rows')",
+            "rows(path='team/gated')",
         )
         sent = list(server.sent)
     return found, sent, told(server, home, request.param, "rows(path='team/rows')", "load(path='team/rows')")
@@ -101,10 +103,16 @@ def test_splits_slices_subsets_and_streams(visited, request):
 
 def test_what_is_not_there_is_named(visited):
     found, _, _ = visited
-    assert "team/subsets/none" in found[7] and "check data.path, data.subset, data.split and the network" in found[7]
+    assert "team/subsets/none" in found[7] and "check data.path, data.subset, data.split, the network" in found[7]
     assert "team/rows[none]" in found[8] or "no file of the split none (data.split)" in found[8]
     assert "team/none" in found[9] and "check data.path" in found[9]
     assert "team/broken" in found[10] or "train.jsonl, line 21, character 12: not JSON" in found[10]
+
+
+def test_a_gated_set_asks_for_the_token(visited):
+    found, _, _ = visited
+    assert "team/gated" in found[13] and "403" in found[13] and "for gated data, your token" in found[13]
+    assert TOKEN not in str(found)
 
 
 def test_files_are_fetched_once(visited):

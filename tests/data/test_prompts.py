@@ -12,8 +12,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_hydra.config.schema import Data, ToyData
+from rlhf_hydra.data.files import DataError
 from rlhf_hydra.data.prompts import load_prompts
-from rlhf_hydra.data.sources import DataError
 
 BOS, EOS = "<s>", "</s>"
 CHAT = (

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_hydra.config.schema import Data, ToyData
 from rlhf_hydra.data import sources
-from rlhf_hydra.data.sources import DataError
+from rlhf_hydra.data.files import DataError
 
 ROWS = [{"prompt": "one", "answer": "1"}, {"prompt": "zwölf, 12", "answer": "12"}]
 
@@ -40,6 +40,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path):
     lines = [json.dumps(row, ensure_ascii=False) for row in ROWS]
     files = [
         write(tmp_path / "a.jsonl", "\n".join(lines)),
+        write(tmp_path / "A.JSONL", "\n".join(lines)),
         write(tmp_path / "a.jsonl.gz", gzip.compress("\n".join(lines).encode())),
         write(tmp_path / "a.json", json.dumps(ROWS)),
         write(tmp_path / "a.csv", 'prompt,answer\none,1\n"zwölf, 12",12\n'),
@@ -164,6 +165,12 @@ def test_parts_of_a_split(tmp_path, split, expected):
     for source in (cfg, file):
         assert prompts(source, split=split) == [f"rows {i}" for i in expected]
     assert [int(number) for number, _ in sources.read(replace(file, split=split))] == [i + 1 for i in expected]
+
+
+def test_a_part_without_rows_is_named(tmp_path):
+    cfg = write(tmp_path / "a.jsonl", '{"prompt": "a"}')
+    with pytest.raises(DataError, match=r"a\.jsonl has no rows in data\.split=train\[5:\]"):
+        list(sources.read(replace(cfg, split="train[5:]")))
 
 
 def test_a_split_that_is_none(tmp_path):

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf_hydra.data.files import DataError
 from rlhf_hydra.data.order import Order, permutation
 from rlhf_hydra.data.prompts import Prompt, PromptStream, fingerprint
-from rlhf_hydra.data.sources import DataError
 
 
 def prompts(n: int) -> list[Prompt]:

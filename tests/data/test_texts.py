@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_hydra.batch import RolloutBatch
-from rlhf_hydra.data.sources import DataError
+from rlhf_hydra.data.files import DataError
 from rlhf_hydra.data.texts import TextStream
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import Files, ask, serving
+from hub_server import TOKEN, Files, ask, serving
 
-from rlhf_hydra.models.hub import ModelNotFound, resolve
+from rlhf_hydra.models.hub import ModelNotFound, resolve, verify
 
 SMALL: Files = {
     "config.json": b'{"model_type": "llama"}',
@@ -18,11 +18,14 @@ LARGE: Files = {"config.json": SMALL["config.json"], "large.safetensors": bytes(
 """Hugging Face's client writes to disk every 10 MiB: a download that is cut at 11 MiB goes on at 10."""
 REPOS = {"models/team/small": SMALL, "models/team/large": LARGE, "models/team/corrupt": SMALL}
 CHILD = """
-import json, sys
+import json, os, sys
 from rlhf_hydra.models import hub
 hub.PAUSES_S = (0.1, 0.1)
 
 def told(path):
+    if path == "offline":
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        return
     try:
         return hub.resolve(path, which, revision)
     except hub.ModelNotFound as error:
@@ -57,8 +60,10 @@ def test_busy_known_cut_and_gone(hub, tmp_path):
     """One process after the other, since each takes seconds to start."""
     with serving(REPOS) as server:
         server.trouble |= {"model.safetensors": ["503"], "large.safetensors": ["cut"]}
-        first, second, large, unknown = told(
-            server, tmp_path, hub, "team/small", "team/small", "team/large", "team/other", revision="v1"
+        server.refused["models/team/gated"] = 403
+        ids = ["small", "small", "large", "other", "gated"]
+        first, second, large, unknown, gated = told(
+            server, tmp_path, hub, *(f"team/{name}" for name in ids), revision="v1"
         )
         sent, asked = list(server.sent), list(server.ranges)
 
@@ -73,7 +78,10 @@ def test_busy_known_cut_and_gone(hub, tmp_path):
     assert asked == [f"large.safetensors bytes={start}-"]
 
     assert f"model.path: team/other is no local folder, and {hub} gave none" in unknown
-    assert "check the id, model.hub, the network" in unknown
+    assert "check the id, the hub, the network" in unknown
+    assert "team/gated" in gated and "403" in gated and "for gated models, your token" in gated
+    kept_files = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert not any(TOKEN in text for text in (unknown, gated, *(path.read_text("latin-1") for path in kept_files)))
 
     # The hub is gone: a copy that is complete will do, and an unknown id is still an error.
     kept, none = told(server, tmp_path, hub, "team/small", "team/other", revision="v1")
@@ -90,6 +98,24 @@ def test_a_wrong_checksum_is_refused(hub, tmp_path):
     assert files_in(again) == without_pickles(SMALL)
 
 
+def test_offline_modelscope_is_not_asked(tmp_path):
+    """As Hugging Face is not: its own client sees to that."""
+    with serving(REPOS) as server:
+        _, none = told(server, tmp_path, "modelscope", "offline", "team/small")
+        assert "gave none" in none and server.log == []
+
+
+def test_a_cache_that_is_only_read_is_taken_as_it_is(tmp_path):
+    """Nothing was downloaded into it, and that it was compared cannot be noted down."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / ("0" * 64)).write_text("another checksum")
+    (tmp_path / ".verified").write_text("in the way of a folder")
+    verify(tmp_path)
+    (tmp_path / ".verified").unlink()
+    with pytest.raises(OSError, match="has not the checksum"):
+        verify(tmp_path)
+
+
 # ------------------------------------------------------------------------------------------------------------ folders
 
 
@@ -101,6 +127,8 @@ def test_a_folder_is_itself(tiny):
 def test_a_missing_folder_is_no_hub_id(path):
     with pytest.raises(ModelNotFound, match=f"model.path: there is no folder {path}"):
         resolve(path)
+    with pytest.raises(ModelNotFound, match=f"reward.path: there is no folder {path}"):
+        resolve(path, key="reward.path")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ NO_PROGRAM = {
     "interactive_chat": "no chat",
 }
 
+PREFIXES = ("actor.", "critic.", "actor_", "critic_")
+"""Of options that hold for one role alone."""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -32,9 +35,9 @@ class Command:
     """Newest name of each option -> its values; also of those whose default differs from ours."""
     unprefixed: frozenset[str]
     """Options in a form that holds for policy and critic alike."""
-    spelled: tuple[str, ...] = ()
+    spelled: tuple[str, ...]
     """Names as they were given."""
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[Problem, ...]
 
     def text(self, name: str, default: str = "") -> str:
         return " ".join(self.given.get(name, [])) or default
@@ -62,33 +65,31 @@ class Command:
 def read(words: Sequence[str]) -> Command:
     """Words as the shell gives them, or the whole command in one."""
     tokens = split(words[0]) if len(words) == 1 else list(words)
-    at = next((i for i, token in enumerate(tokens) if program(token)), None)
-    if at is None:
+    named = [i for i, token in enumerate(tokens) if program(token)]
+    if not named:
         if inner := next((token for token in tokens if any(map(program, token.split()))), None):
             return read([inner])  # of `bash -c "..."`
-        fix = f"Give the whole command; it names one of {', '.join(PROGRAMS)}."
-        raise ConfigError([Problem("import", "task=import_openrlhf", "no program of OpenRLHF in this command", fix)])
+        raise ConfigError([no_program()])
+    at = next((i for i in named if program(tokens[i]) in PROGRAMS), named[0])
     name = program(tokens[at])
     if name not in PROGRAMS:
-        says = f"{name} has no equivalent: {NO_PROGRAM[name]}"
-        raise ConfigError([Problem("import", "task=import_openrlhf", says)])
+        raise ConfigError([no_equivalent(name)])
     end = next((i for i, token in enumerate(tokens) if i > at and re.fullmatch(OPERATOR, token)), len(tokens))
-    given: dict[str, list[str]] = {}
-    problems = [another(token) for token in tokens[end:] if program(token)]
-    spelled, shared = [], set()
-    for word, values in options(tokens[at + 1 : end]):
-        flag = BY_NAME.get(word)
-        if flag is None:
-            problems.append(unknown(word))
-            continue
-        spelled.append(word)
-        given[flag.names[0]] = values
-        problems += [unset(word, value) for value in values if flag.is_read and VARIABLE.search(value)]
-        if not word.startswith(("actor.", "critic.", "actor_", "critic_")):
-            shared.add(flag.names[0])
+    found = [(word, values, BY_NAME.get(word)) for word, values in options(tokens[at + 1 : end])]
+    known = [(word, values, flag) for word, values, flag in found if flag is not None]
     implied = {option: values.split() for option, values in DEFAULTS.get(name, {}).items()}
-    gpus = launched_gpus(tokens[:at])
-    return Command(PROGRAMS[name], gpus, implied | given, frozenset(shared), tuple(spelled), tuple(problems))
+    return Command(
+        kind=PROGRAMS[name],
+        gpus=launched_gpus(tokens[:at]),
+        given=implied | {flag.names[0]: values for _, values, flag in known},
+        unprefixed=frozenset(flag.names[0] for word, _, flag in known if not word.startswith(PREFIXES)),
+        spelled=tuple(word for word, _, _ in known),
+        problems=(
+            *(another(tokens[i]) for i in named if i > end),
+            *(unknown(word) for word, _, flag in found if flag is None),
+            *(unset(word, v) for word, values, flag in known for v in values if flag.is_read and VARIABLE.search(v)),
+        ),
+    )
 
 
 def program(token: str) -> str:
@@ -122,6 +123,15 @@ def options(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
             values.append(token)
     if name:
         yield name, values
+
+
+def no_program() -> Problem:
+    fix = f"Give the whole command; it names one of {', '.join(PROGRAMS)}."
+    return Problem("import", "task=import_openrlhf", "no program of OpenRLHF in this command", fix)
+
+
+def no_equivalent(name: str) -> Problem:
+    return Problem("import", "task=import_openrlhf", f"{name} has no equivalent: {NO_PROGRAM[name]}")
 
 
 def unknown(word: str) -> Problem:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from rlhf_hydra.config.compose import Composer
-from rlhf_hydra.config.errors import ConfigError
+from rlhf_hydra.config.errors import ConfigError, Problem
 from rlhf_hydra.config.openrlhf.command import Command
 from rlhf_hydra.config.openrlhf.quoting import quoted
 from rlhf_hydra.config.store import find_conf_dir
@@ -31,7 +31,7 @@ READ = {
 
 def data(command: Command) -> Iterator[str]:
     yield "data=jsonl"
-    yield from source(command, "data.prompt_dataset", "data.prompt_probs", "data")
+    yield from source(command, "data.prompt_dataset", "data")
     yield from columns(command)
     if not {"data.apply_chat_template", "model.pretrain_mode_enable"} & set(command.given):
         yield from template(command)
@@ -41,12 +41,12 @@ def data(command: Command) -> Iterator[str]:
         yield "# data.step_tokens: theirs compares labels with the whole vocabulary, here + and - with each other"
     if "eval.dataset" in command:
         yield "data@eval.data=jsonl"
-        yield from source(command, "eval.dataset", "", "eval.data")
+        yield from source(command, "eval.dataset", "eval.data")
         split = "train" if command.kind in ("rl", "sft", "rm") else "test"
         yield f"eval.data.split={command.text('eval.split', split)}"
     if "pretrain_data" in command:
         yield "data@algo.ptx.data=jsonl"
-        yield from source(command, "pretrain_data", "pretrain_data_probs", "algo.ptx.data")
+        yield from source(command, "pretrain_data", "algo.ptx.data")
         yield f"algo.ptx.data.split={command.text('pretrain_split', 'train')}"
         yield f"algo.ptx.data.prompt_column={command.text('data.input_key', 'input')}"
         yield f"algo.ptx.coef={command.text('ptx_coef', '0.05')}"
@@ -63,16 +63,17 @@ def template(command: Command) -> Iterator[str]:
         yield "# --data.input_template has no {}, and is left out there too"
 
 
-def source(command: Command, option: str, shares: str, key: str) -> Iterator[str]:
-    """Where the rows of one of its options come from."""
-    first, *more = command.text(option).split(",")
-    path, _, folder = first.partition("@")
-    if path:
+def source(command: Command, option: str, key: str) -> Iterator[str]:
+    """Where the rows of one of its options come from. Several sources of `data` are left to `blended`."""
+    given = [part.partition("@")[::2] for part in command.text(option).split(",")]
+    path = given[0][0]
+    if path and (len(given) == 1 or key != "data"):
         yield f"{key}.path={quoted(path)}"
-    if more or shares in command:
+    if len(given) > 1 and key != "data":
         yield f"# --{option}: only {path} is taken; several sources need a file like conf/data/blend.yaml"
-    if folder:
-        yield f"# --{option}: {folder} inside of {path} is named by {key}.subset, if it is one"
+    for path, folder in given:
+        if folder:
+            yield f"# --{option}: {folder} inside of {path} is named by {key}.subset, if it is one"
     if "use_ms" in command:
         yield f"{key}.hub=modelscope"
 
@@ -97,6 +98,37 @@ def finished(overrides: dict[str, str], kind: str) -> dict[str, str]:
     for group, program in {"data": kind, "data@eval.data": kind, "data@algo.ptx.data": "sft"}.items():
         overrides = shipped(overrides, program, group)
     return overrides
+
+
+def blended(overrides: dict[str, str], command: Command) -> tuple[dict[str, str], list[str]]:
+    """`overrides`, with a choice in place of several sources of data; and the file of that choice, as lines of `#`."""
+    paths = [part.partition("@")[0] for part in command.text("data.prompt_dataset").split(",")]
+    if len(paths) == 1:
+        return overrides, []
+    shares = command.text("data.prompt_probs").split(",") if "data.prompt_probs" in command else ["1"] * len(paths)
+    if len(shares) != len(paths):
+        raise ConfigError([Problem("import", "--data.prompt_probs", f"{len(shares)} shares of {len(paths)} sources")])
+    usual, own = (
+        meaning("jsonl", {}),
+        {k.removeprefix("data."): v for k, v in overrides.items() if k.startswith("data.")},
+    )
+    said = {key: value for key, value in meaning("jsonl", own).items() if value != usual[key]}
+    names = [f"source{number}" for number in range(1, len(paths) + 1)]
+    file = {
+        "defaults": [{"/schema/data@_here_": "blend"}, *(f"jsonl@sources.{name}" for name in names), "_self_"],
+        "name": "mixed",
+        "until": "once" if "data.prompt_probs" not in command else "all" if command.is_new else "first",
+        "sources": {
+            name: {"path": path, "weight": float(share), **said}
+            for name, path, share in zip(names, paths, shares, strict=True)
+        },
+    }
+    if "limit" in said:
+        file["limit"] = said["limit"]
+    text = yaml.safe_dump(file, sort_keys=False, allow_unicode=True, width=1000).splitlines()
+    head = "# data=mixed: a file to write, conf/data/mixed.yaml, or data/mixed.yaml in the folder of --config-dir:"
+    rest = {key: value for key, value in overrides.items() if not key.startswith("data.")}
+    return rest | {"data": "mixed"}, [head, *(f"#   {line}" for line in text)]
 
 
 # ---------------------------------------------------------------------------------------------- choices that ship

@@ -122,10 +122,7 @@ FLAGS: list[Flag] = [
     # --------------------------------------------------------------------------------------------------- reward
     together("reward.model_name_or_path reward_pretrain", "reward=model reward.path"),
     together("reward.remote_url remote_rm_url", "reward=function reward.path", "a file; servers have none"),
-    to(
-        "reward.normalize_enable normalize_reward",
-        "algo.shaping.normalize=stored",
-    ),
+    together("reward.normalize_enable normalize_reward", "algo.shaping.normalize=stored", "of a reward model"),
     together("reward.clip_range reward_clip_range", "algo.shaping.clip", "the same on both sides"),
     together("reward.overlong_buffer_len overlong_buffer_len", "algo.shaping.overlong_share"),
     to("reward.overlong_penalty_factor overlong_penalty_factor", "algo.shaping.overlong_penalty={}"),
@@ -230,7 +227,7 @@ FLAGS: list[Flag] = [
         "data=jsonl data.path",
         "or a choice that ships, if its columns are the same",
     ),
-    together("data.prompt_probs data.dataset_probs prompt_data_probs dataset_probs", "data.path", "one source"),
+    together("data.prompt_probs data.dataset_probs prompt_data_probs dataset_probs", "data", "the file of a blend"),
     to("data.prompt_split data.dataset_split prompt_split train_split", "data.split={}"),
     to("data.input_key data.prompt_key input_key prompt_key", "data.prompt_column={}"),
     to("data.output_key output_key", "data.response_column={}"),

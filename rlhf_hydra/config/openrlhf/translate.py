@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from rlhf_hydra.config.errors import ConfigError, Problem
 from rlhf_hydra.config.openrlhf.command import Command, read
-from rlhf_hydra.config.openrlhf.data import data, finished
+from rlhf_hydra.config.openrlhf.data import blended, data, finished
 from rlhf_hydra.config.openrlhf.flags import BY_NAME, Flag
 from rlhf_hydra.config.openrlhf.quoting import quoted, shell
 from rlhf_hydra.config.openrlhf.sizes import seats, sizes
@@ -21,6 +21,7 @@ ALGORITHMS = {
 MODELS = {
     r"llama-?3.*70b": "llama3-70b", r"llama-?3.*8b": "llama3-8b", r"mistral-7b": "mistral-7b", r"qwen3-8b": "qwen3-8b",
     r"qwen2\.5-0\.5b": "qwen2.5-0.5b", r"qwen2\.5-7b": "qwen2.5-7b", r"smollm2-135m": "smollm2-135m",
+    r"qwen2\.5-vl-7b": "qwen2.5-vl-7b",
 }  # fmt: skip
 """What a model's path looks like -> the choice with its sizes."""
 
@@ -34,15 +35,15 @@ def import_text(words: Sequence[str]) -> str:
     command = read(words)
     try:
         lines = list(translate(command))
+        given = dict(line.partition("=")[::2] for line in lines if not line.startswith("#"))
+        overrides, file = blended(finished(given, command.kind), command)
     except ValueError as error:
         raise ConfigError([Problem("import", "task=import_openrlhf", f"an option's value: {error}")]) from None
     notes = [line for line in lines if line.startswith("#")]
-    given = dict(line.partition("=")[::2] for line in lines if not line.startswith("#"))
-    overrides = finished(given, command.kind)
     order = [key for key in GROUPS if key in overrides] + [key for key in overrides if key not in GROUPS]
     words = ["python -m rlhf_hydra", *(shell(f"{key}={overrides[key]}") for key in order)]
     errors = [f"# {line}" for problem in command.problems for line in str(problem).splitlines()]
-    return "\n".join([" ".join(words), *dict.fromkeys(notes), *errors])
+    return "\n".join([" ".join(words), *dict.fromkeys(notes), *errors, *file])
 
 
 def translate(command: Command) -> Iterator[str]:
@@ -153,31 +154,36 @@ def model(command: Command) -> Iterator[str]:
 
 
 def reward(command: Command) -> Iterator[str]:
-    models, remote = command.text("reward.model_name_or_path"), command.text("reward.remote_url")
-    path, *more = models.split(",")
+    path, remote = command.text("reward.model_name_or_path"), command.text("reward.remote_url")
     if path and not remote:
-        yield from ("reward=model", f"reward.path={quoted(path)}")
-        if "use_ms" in command:
-            yield "reward.hub=modelscope"
-        if more:
-            yield f"# --reward.model_name_or_path: only {path} is taken; for a sum write a file like reward=composite"
-        if command.has_critic and "critic.model_name_or_path" not in command:
-            yield f"critic.path={quoted(path)}"
+        yield from reward_model(command, path)
     elif remote.endswith(".py"):
         yield from ("reward=function", f"reward.path={quoted(remote + ':reward_func')}")
         yield "# reward: the function is called with a whole batch here; docs/add-a-reward.md shows how"
     else:
+        if remote:
+            yield f"# --reward.remote_url has no equivalent: no reward is asked of a server ({remote})"
         yield "reward=function"
         yield "# reward: write what scores as a function, and name it: reward.path=FILE.py:NAME (docs/add-a-reward.md)"
-    if remote and not remote.endswith(".py"):
-        yield f"# --reward.remote_url has no equivalent: no reward is asked of a server ({remote})"
-    if "reward.normalize_enable" in command:
-        yield "# algo.shaping: set mean and std to those in the reward model's config; without them nothing changes"
     low, high = map(float, command.given["reward.clip_range"])
     if low == -high:
         yield from (f"algo.shaping.clip={high:g}", "algo.shaping.clip_where=after")
     else:
         yield "# --reward.clip_range has no equivalent: rewards are clipped to [-algo.shaping.clip, algo.shaping.clip]"
+
+
+def reward_model(command: Command, paths: str) -> Iterator[str]:
+    path, *more = paths.split(",")
+    yield from ("reward=model", f"reward.path={quoted(path)}")
+    if "use_ms" in command:
+        yield "reward.hub=modelscope"
+    if more:
+        yield f"# --reward.model_name_or_path: only {path} is taken; for a sum write a file like reward=composite"
+    if command.has_critic and "critic.model_name_or_path" not in command:
+        yield f"critic.path={quoted(path)}"
+    if "reward.normalize_enable" in command:
+        yield "algo.shaping.normalize=stored"
+        yield "# algo.shaping: set mean and std to those in the reward model's config; without them nothing changes"
 
 
 def adapters(command: Command) -> Iterator[str]:
