@@ -4,6 +4,7 @@ A section whose class the choice decided carries its schema's name under `_schem
 """
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
@@ -14,7 +15,7 @@ from typing import Any
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from rlhf_hydra.config.compose import is_unknown
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, bad_value, unknown_key
@@ -76,6 +77,10 @@ def load_run_yaml(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except InterpolationResolutionError as error:  # a secret that was left out of the file
         reason, fix = str(error).splitlines()[0], "Set the variable to what it was when the run began."
         raise ConfigError([Problem("resume", str(path), reason, fix)]) from None
+    except MissingMandatoryValue as error:
+        key = re.search(r"full_key: (.+)", str(error))
+        says = f"is not a run.yaml of this version: it lacks {key[1] if key else 'a key'}"
+        raise ConfigError([Problem("resume", str(path), says)]) from None
 
 
 def look_at_run_yaml(path: Path) -> RunConfig:

@@ -94,3 +94,10 @@ def test_a_file_of_another_version(composer, tmp_path):
     path.write_text(path.read_text().replace("steps:", "passes:"))
     with pytest.raises(ConfigError, match=r"is not a run.yaml of this version.*passes"):
         load_run_yaml(path)
+
+
+def test_a_file_that_lacks_a_key(composer, tmp_path):
+    path = save(checked_run([], composer), tmp_path)
+    path.write_text(path.read_text().replace("  vocab_size:", "  # vocab_size:"))
+    with pytest.raises(ConfigError, match=r"is not a run.yaml of this version: it lacks model.vocab_size"):
+        load_run_yaml(path)
