@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf._utils import get_omega_conf_dumper
 
 from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.keys import schema_name
 from rlhf_hydra.config.layers import leaves
 from rlhf_hydra.config.resolve import resolve
-from rlhf_hydra.config.saved import load_run_yaml, plain, saved_command, words_of
+from rlhf_hydra.config.saved import comment, load_run_yaml, plain, saved_command, words_of
 from rlhf_hydra.config.schema import RunConfig, Section
 from rlhf_hydra.config.secrets import redacted
 
 PLACES = ("task", "outputs", "run", "sweep")
 """What is done with a run, and where it writes: no part of an experiment."""
+DUMPER = get_omega_conf_dumper()
+"""Puts a text such as `1e-5` in quotes, which YAML itself would not take for a number, and OmegaConf would."""
 
 
 def experiment_yaml(run: RunConfig, composer: Composer) -> str:
@@ -42,7 +45,7 @@ def experiment_yaml(run: RunConfig, composer: Composer) -> str:
     added = [{f"/{group}": chosen[group]} for group in new]
     changed = [{f"override /{group}": name} for group, name in chosen.items() if group not in new]
     content = ({"defaults": [*added, "_self_", *changed]} if chosen else {}) | values  # Hydra wants overrides last
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120) if content else ""
+    return yaml.dump(content, Dumper=DUMPER, sort_keys=False, allow_unicode=True, width=120) if content else ""
 
 
 def unusual(run: RunConfig, base: RunConfig) -> dict[str, str]:
@@ -146,5 +149,5 @@ def export(folder: Path, name: str, config_dir: str | None = None) -> Path:
     if file.exists():
         raise Failure(f"{file} is there already; give another name=NAME")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(redacted(f"# @package _global_\n# From a run of: {command}\n{text}"))
+    file.write_text(redacted(comment(f"@package _global_\nFrom a run of: {command}") + text))
     return file

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,24 @@ def save_run_yaml(run: RunConfig, path: Path, command: str) -> None:
     """Write `run`, below the command that started it; written aside first and then renamed."""
     aside = path.with_name(f".{path.name}.part")
     text = yaml.dump(plain(run), Dumper=DUMPER, sort_keys=False, allow_unicode=True, width=120)
-    aside.write_text(redacted(f"# {command}\n{text}"))
+    aside.write_text(redacted(comment(command) + text))
     aside.replace(path)
+
+
+def comment(text: str) -> str:
+    """As the first lines of a YAML file."""
+    return "".join(f"# {line}\n" for line in text.split("\n"))
 
 
 def saved_command(path: Path) -> str:
     """The command that started the run."""
-    return path.read_text().splitlines()[0].removeprefix("# ")
+    return command_in(path.read_text())
+
+
+def command_in(text: str) -> str:
+    """The command above a `run.yaml`; empty if there is none."""
+    lines = takewhile(lambda line: line.startswith("# "), text.split("\n"))
+    return "\n".join(line.removeprefix("# ") for line in lines)
 
 
 def words_of(command: str) -> tuple[str | None, list[str]]:

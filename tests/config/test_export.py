@@ -40,6 +40,7 @@ def test_what_is_exported_composes_to_the_same_run(tmp_path, composer, asked):
 EXPORTS = {
     "": "",
     "seed=42 algo=ppo algo.kl.coef=0.01 outputs=elsewhere": "",  # all of it is so anyway
+    "data.system='1e-5'": "data:\n  system: '1e-5'\n",  # else it would be read as a number, and become 1e-05
     "seed=7 algo.kl.coef=0.02": "algo:\n  kl:\n    coef: 0.02\nseed: 7\n",
     "algo=grpo rollout.samples_per_prompt=8": "defaults:\n- _self_\n- override /algo: grpo\n",  # its own default is 8
     "data@eval.data=toy eval.data.rows=16 eval.every=1": (
