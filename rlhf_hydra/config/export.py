@@ -34,18 +34,29 @@ def experiment_yaml(run: RunConfig, composer: Composer) -> str:
     for group, name in chosen.items():
         if name not in composer.files.get_group_options(group.partition("@")[0]):
             raise Failure(f"there is no {group}={name} here; name the folder that has it with --config-dir")
-    groups = {group: name for group, name in chosen.items() if not is_entry(run, group)}
-    partly = composer.compose([f"{group}={name}" for group, name in groups.items()]).run
-    entries = {group: name for group, name in unusual(run, partly).items() if is_entry(run, group)}
-    new = [group for group in entries if group not in choices(partly)]
-    chosen = groups | entries
-    lines = [f"{'+' if group in new else ''}{group}={name}" for group, name in chosen.items()]
-    base = resolve(composer.compose(lines).run)
-    values = needed(run, composer, lines, difference(comparable(run), comparable(base)))
+    chosen = {group: name for group, name in chosen.items() if not is_entry(run, group)}
+    new: list[str] = []
+    lines = typed(chosen, new)
+    while entries := lacking(run, base := composer.compose(lines).run, chosen):
+        new += [group for group in entries if group not in choices(base)]
+        chosen |= entries
+        lines = typed(chosen, new)
+    values = needed(run, composer, lines, difference(comparable(run), comparable(resolve(base))))
     added = [{f"/{group}": chosen[group]} for group in new]
     changed = [{f"override /{group}": name} for group, name in chosen.items() if group not in new]
     content = ({"defaults": [*added, "_self_", *changed]} if chosen else {}) | values  # Hydra wants overrides last
     return yaml.dump(content, Dumper=DUMPER, sort_keys=False, allow_unicode=True, width=120) if content else ""
+
+
+def typed(chosen: Mapping[str, str], new: Sequence[str]) -> list[str]:
+    return [f"{'+' if group in new else ''}{group}={name}" for group, name in chosen.items()]
+
+
+def lacking(run: RunConfig, base: RunConfig, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Choices of entries that `base` does not have, of the outermost: an entry may bring others with it."""
+    found = {group: name for group, name in unusual(run, base).items() if group not in chosen and is_entry(run, group)}
+    outermost = min((group.count(".") for group in found), default=0)
+    return {group: name for group, name in found.items() if group.count(".") == outermost}
 
 
 def unusual(run: RunConfig, base: RunConfig) -> dict[str, str]:

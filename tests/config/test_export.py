@@ -50,6 +50,10 @@ EXPORTS = {
         "defaults:\n- /reward@reward.parts.len: function\n- _self_\n- override /reward: composite\n"
         "reward:\n  parts:\n    len:\n      weight: 2.0\n      path: json:dumps\n"
     ),
+    "reward=composite +reward@reward.parts.all=composite reward.parts.all.parts.rule.weight=2": (
+        "defaults:\n- /reward@reward.parts.all: composite\n- _self_\n- override /reward: composite\n"
+        "reward:\n  parts:\n    all:\n      parts:\n        rule:\n          weight: 2.0\n"
+    ),
     "reward=function reward.path=json:dumps reward.kwargs.deep.key=3": (
         "defaults:\n- _self_\n- override /reward: function\n"
         "reward:\n  path: json:dumps\n  kwargs:\n    deep:\n      key: 3\n"

@@ -12,6 +12,7 @@ from rlhf_hydra.tracking import NoTracker, build
 from rlhf_hydra.tracking.jsonl import read
 from rlhf_hydra.tracking.told import Usage, parameters, reachable, run_id
 from rlhf_hydra.tracking.tracker import Guarded, Once, Tracker, Trackers
+from rlhf_hydra.tracking.trackio import choose_place
 
 ROW = {"prompt": "c", "response": "cccc", "reward": 1.0}
 
@@ -279,6 +280,20 @@ def test_wandb_without_its_server_is_offline(run, tmp_path, no_wandb_key, monkey
     listen(run, tmp_path / "run", 1, 1)
     assert "wandb is offline, http://127.0.0.1:9 cannot be reached" in "".join(capfd.readouterr())
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1
+
+
+def test_trackio_without_its_server_stays_here(monkeypatch):
+    monkeypatch.setenv("TRACKIO_SERVER_URL", "http://127.0.0.1:9")
+    said = choose_place("my project")
+    assert (
+        said
+        == "trackio: http://127.0.0.1:9 cannot be reached; look at the run with: trackio show --project 'my project'"
+    )
+    assert "TRACKIO_SERVER_URL" not in os.environ
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("TRACKIO_SPACE_ID", "joe/runs")
+        assert choose_place("p") == "trackio sends the run to joe/runs"
 
 
 def trackio_logs(run, folder, store):
