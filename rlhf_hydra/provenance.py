@@ -65,6 +65,7 @@ def gather(run: RunConfig, words: str, asked: Mapping[str, Any]) -> tuple[Record
     record: Record = {
         "command": words,
         "overrides": words_of(words)[1],
+        "directory": str(Path.cwd()),
         "asked": dict(asked),
         "commit": commit,
         "dirty": bool(diff),
@@ -89,9 +90,10 @@ def code() -> tuple[str | None, str]:
     """Commit of the checkout that this code lies in, and how the code differs from it; None and "" if installed."""
     if not (ROOT / ".git").exists():
         return None, ""
-    commit = git("rev-parse", "HEAD").strip() or None
+    commit = git("rev-parse", "--verify", "HEAD").strip() or None
     new = git("ls-files", "--others", "--exclude-standard", "--", "rlhf_hydra", "conf").splitlines()
-    parts = [git("diff", "HEAD"), *(git("diff", "--no-index", "--", os.devnull, name) for name in new)]
+    diff = ("diff", "--no-color", "--no-ext-diff")
+    parts = [git(*diff, "HEAD"), *(git(*diff, "--no-index", "--", os.devnull, name) for name in new)]
     return commit, "".join(parts)
 
 

@@ -6,6 +6,7 @@ Nothing that is slow to import is imported before a run has passed its check.
 import gc
 import logging.config
 import os
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -239,9 +240,20 @@ def saved_run(args: Namespace) -> tuple[Path, RunConfig]:
     folder, address = run_folder(args), given(args).get("cluster.address")
     if is_dashboard(address) and not folder.exists():  # it lies on the cluster, which looks for itself
         send(args, address)
-    run = checked_resume(folder, changes(args))
+    try:
+        run = checked_resume(folder, changes(args))
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *elsewhere(folder, error)]) from None
     settle(args, run)
     return folder, run
+
+
+def elsewhere(folder: Path, error: ConfigError) -> Iterator[Problem]:
+    """A run that began in another directory, where its relative paths lead to files."""
+    began = provenance.read(folder).get("directory", "")
+    if began not in ("", str(Path.cwd())) and any("does not exist" in problem.says for problem in error.problems):
+        fix = f"cd {shlex.quote(began)}, or give whole paths, as in data.path=/FOLDER/FILE."
+        yield Problem("resume", "run", "began in another directory", fix, folder, COMMAND_LINE)
 
 
 def log_to(folder: Path) -> None:

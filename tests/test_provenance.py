@@ -4,12 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 
 from rlhf_hydra import provenance
+from rlhf_hydra.config.compose import Composer
+from rlhf_hydra.config.errors import ConfigError
+from rlhf_hydra.config.saved import save_run_yaml
 from rlhf_hydra.config.schema import GRPO, Filter, FunctionReward, Model
 from rlhf_hydra.sweep.compare import verdict
+from rlhf_hydra.tasks import saved_run
 
 WORDS = "python -m rlhf_hydra --config-dir team algo=grpo seed=3"
 
@@ -38,6 +43,33 @@ def test_code_is_a_commit_and_what_differs_from_it(repository):
     assert again == commit and "-one\n+two\n" in diff and "+new\n" in diff and "account" not in diff
 
 
+def test_a_checkout_without_a_commit(tmp_path, monkeypatch):
+    subprocess.run(["git", "-C", str(tmp_path), "init", "-q"], check=True)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/a.yaml").write_text("one\n")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    commit, diff = provenance.code()
+    assert commit is None and "+one\n" in diff
+
+
+def test_the_difference_is_a_patch_whatever_git_is_told_to_show(repository):
+    for key, value in {"color.ui": "always", "diff.external": "false"}.items():
+        subprocess.run(["git", "-C", str(repository), "config", key, value], check=True)
+    (repository / "conf/a.yaml").write_text("two\n")
+    assert "-one\n+two\n" in provenance.code()[1]
+
+
+def test_a_run_that_began_in_another_directory_says_so(tmp_path, monkeypatch):
+    run = Composer().compose(["data=jsonl", "data.path=prompts.jsonl"]).run
+    monkeypatch.chdir(tmp_path)
+    save_run_yaml(run, tmp_path / "run.yaml", WORDS)
+    provenance.write(tmp_path, run, WORDS, {})
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(ConfigError, match=f"began in another directory\n    cd {tmp_path}, or") as found:
+        saved_run(Namespace(overrides=["task=rerun", f"run={tmp_path}"], multirun=False))
+    assert [problem.key for problem in found.value.problems] == ["data.path", "run"]
+
+
 def test_without_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     assert provenance.code() == (None, "")
@@ -49,6 +81,7 @@ def test_the_record_of_a_run(repository, make_run, tmp_path):
     provenance.write(tmp_path, run, WORDS, {"engine.tensor_parallel": 0})
     record = provenance.read(tmp_path)
     assert record["command"] == WORDS and record["overrides"] == ["algo=grpo", "seed=3"]
+    assert record["directory"] == os.getcwd()
     assert record["asked"] == {"engine.tensor_parallel": 0} and record["seeds"] == {"seed": 3}
     assert record["dirty"] is True and record["diff_sha"] == provenance.digest((tmp_path / "code.diff").read_bytes())
     assert record["packages"].keys() >= {"torch", "hydra-core", "omegaconf"}

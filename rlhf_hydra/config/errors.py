@@ -58,9 +58,12 @@ def inside_of(name: str) -> tuple[Key, ...]:
 
 
 def similar_keys(name: str, schemas: Sequence[str], groups: Iterable[str]) -> list[str]:
-    """Keys of this run that `name` may stand for: near in the same section, of that very name elsewhere, or near."""
+    """Keys of this run that `name` may stand for: those that end in it, near ones in the same section, those whose last
+    word is its last, or near ones anywhere."""
     section, _, last = name.rpartition(".")
     mine = run_keys(schemas)
+    if ends := [key for key in mine if key.endswith(f".{name}")]:
+        return ends[:3]
     prefix = f"{section}." if section else ""
     beside = {key[len(prefix) :] for key in siblings(name, schemas, groups)}
     close = [prefix + key for key in nearest(last, beside)]

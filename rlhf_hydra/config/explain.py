@@ -13,6 +13,7 @@ from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, run_keys, unknow
 from rlhf_hydra.config.keys import Key
 from rlhf_hydra.config.layers import Layer, leaves
 from rlhf_hydra.config.resolve import resolve
+from rlhf_hydra.config.secrets import redact
 
 DEFAULT = "default"
 Setting = tuple[str, Any]
@@ -50,7 +51,7 @@ def one(name: str, value: Any, settings: list[Setting], key: Key | None) -> str:
 def text(value: Any) -> str:
     """As it is written on a command line."""
     named = {None: "null", True: "true", False: "false"}
-    return named[value] if value is None or isinstance(value, bool) else str(value)
+    return named[value] if value is None or isinstance(value, bool) else str(redact(value))
 
 
 def chain(composed: Composed, name: str, key: Key | None) -> Iterator[Setting]:

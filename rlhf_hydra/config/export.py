@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf._utils import get_omega_conf_dumper
 
 from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.keys import schema_name
 from rlhf_hydra.config.layers import leaves
 from rlhf_hydra.config.resolve import resolve
-from rlhf_hydra.config.saved import load_run_yaml, plain, saved_command, words_of
+from rlhf_hydra.config.saved import comment, load_run_yaml, plain, saved_command, words_of
 from rlhf_hydra.config.schema import RunConfig, Section
 from rlhf_hydra.config.secrets import redacted
 
 PLACES = ("task", "outputs", "run", "sweep")
 """What is done with a run, and where it writes: no part of an experiment."""
+DUMPER = get_omega_conf_dumper()
+"""Puts a text such as `1e-5` in quotes, which YAML itself would not take for a number, and OmegaConf would."""
 
 
 def experiment_yaml(run: RunConfig, composer: Composer) -> str:
@@ -31,18 +34,29 @@ def experiment_yaml(run: RunConfig, composer: Composer) -> str:
     for group, name in chosen.items():
         if name not in composer.files.get_group_options(group.partition("@")[0]):
             raise Failure(f"there is no {group}={name} here; name the folder that has it with --config-dir")
-    groups = {group: name for group, name in chosen.items() if not is_entry(run, group)}
-    partly = composer.compose([f"{group}={name}" for group, name in groups.items()]).run
-    entries = {group: name for group, name in unusual(run, partly).items() if is_entry(run, group)}
-    new = [group for group in entries if group not in choices(partly)]
-    chosen = groups | entries
-    lines = [f"{'+' if group in new else ''}{group}={name}" for group, name in chosen.items()]
-    base = resolve(composer.compose(lines).run)
-    values = needed(run, composer, lines, difference(comparable(run), comparable(base)))
+    chosen = {group: name for group, name in chosen.items() if not is_entry(run, group)}
+    new: list[str] = []
+    lines = typed(chosen, new)
+    while entries := lacking(run, base := composer.compose(lines).run, chosen):
+        new += [group for group in entries if group not in choices(base)]
+        chosen |= entries
+        lines = typed(chosen, new)
+    values = needed(run, composer, lines, difference(comparable(run), comparable(resolve(base))))
     added = [{f"/{group}": chosen[group]} for group in new]
     changed = [{f"override /{group}": name} for group, name in chosen.items() if group not in new]
     content = ({"defaults": [*added, "_self_", *changed]} if chosen else {}) | values  # Hydra wants overrides last
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120) if content else ""
+    return yaml.dump(content, Dumper=DUMPER, sort_keys=False, allow_unicode=True, width=120) if content else ""
+
+
+def typed(chosen: Mapping[str, str], new: Sequence[str]) -> list[str]:
+    return [f"{'+' if group in new else ''}{group}={name}" for group, name in chosen.items()]
+
+
+def lacking(run: RunConfig, base: RunConfig, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Choices of entries that `base` does not have, of the outermost: an entry may bring others with it."""
+    found = {group: name for group, name in unusual(run, base).items() if group not in chosen and is_entry(run, group)}
+    outermost = min((group.count(".") for group in found), default=0)
+    return {group: name for group, name in found.items() if group.count(".") == outermost}
 
 
 def unusual(run: RunConfig, base: RunConfig) -> dict[str, str]:
@@ -146,5 +160,5 @@ def export(folder: Path, name: str, config_dir: str | None = None) -> Path:
     if file.exists():
         raise Failure(f"{file} is there already; give another name=NAME")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(redacted(f"# @package _global_\n# From a run of: {command}\n{text}"))
+    file.write_text(redacted(comment(f"@package _global_\nFrom a run of: {command}") + text))
     return file

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf_hydra.config.secrets import redact
+
 
 class Failure(Exception):
     """Ends a run with its message, which says what is wrong and the way out; no traceback is shown."""
@@ -28,7 +30,7 @@ class Problem:
     def __str__(self) -> str:
         value = "" if self.value is None else f"={self.value}"
         where = f" ({self.where})" if self.where else ""
-        return f"{self.key}{value}{where}: {self.says}" + (f"\n    {self.fix}" if self.fix else "")
+        return str(redact(f"{self.key}{value}{where}: {self.says}" + (f"\n    {self.fix}" if self.fix else "")))
 
 
 class ConfigError(Exception):

@@ -113,6 +113,9 @@ def no_such_choice(place: str, places: Sequence[str], where: str) -> Problem:
         place, names
     )
     fix = f"Did you mean {' or '.join(near)}?" if near else f"A run chooses {', '.join(names)}."
+    if place.startswith("schema/"):
+        group = place.partition("@")[0]
+        fix = f"Write `- override /{group}@_here_: NAME`; where the file that is extended is for the whole run, @GROUP."
     return Problem("option", place, "is nothing that a run chooses", fix, where=where)
 
 

@@ -4,17 +4,19 @@ A section whose class the choice decided carries its schema's name under `_schem
 """
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache, lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from rlhf_hydra.config.compose import is_unknown
 from rlhf_hydra.config.errors import COMMAND_LINE, ConfigError, Problem, bad_value, unknown_key
@@ -33,13 +35,24 @@ def save_run_yaml(run: RunConfig, path: Path, command: str) -> None:
     """Write `run`, below the command that started it; written aside first and then renamed."""
     aside = path.with_name(f".{path.name}.part")
     text = yaml.dump(plain(run), Dumper=DUMPER, sort_keys=False, allow_unicode=True, width=120)
-    aside.write_text(redacted(f"# {command}\n{text}"))
+    aside.write_text(redacted(comment(command) + text))
     aside.replace(path)
+
+
+def comment(text: str) -> str:
+    """As the first lines of a YAML file."""
+    return "".join(f"# {line}\n" for line in text.split("\n"))
 
 
 def saved_command(path: Path) -> str:
     """The command that started the run."""
-    return path.read_text().splitlines()[0].removeprefix("# ")
+    return command_in(path.read_text())
+
+
+def command_in(text: str) -> str:
+    """The command above a `run.yaml`; empty if there is none."""
+    lines = takewhile(lambda line: line.startswith("# "), text.split("\n"))
+    return "\n".join(line.removeprefix("# ") for line in lines)
 
 
 def words_of(command: str) -> tuple[str | None, list[str]]:
@@ -76,6 +89,10 @@ def load_run_yaml(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except InterpolationResolutionError as error:  # a secret that was left out of the file
         reason, fix = str(error).splitlines()[0], "Set the variable to what it was when the run began."
         raise ConfigError([Problem("resume", str(path), reason, fix)]) from None
+    except MissingMandatoryValue as error:
+        key = re.search(r"full_key: (.+)", str(error))
+        says = f"is not a run.yaml of this version: it lacks {key[1] if key else 'a key'}"
+        raise ConfigError([Problem("resume", str(path), says)]) from None
 
 
 def look_at_run_yaml(path: Path) -> RunConfig:

@@ -11,9 +11,11 @@ VARIABLE = re.compile(r"(?i)(^|_)(token|secret|password|passwd|key|credentials?)
 """Names of environment variables whose values are; `KEY` alone says enough there."""
 SHAPES = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{22,}|glpat-[\w-]{20,}"
-    r"|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,})"
+    r"|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,}"
+    r"|wandb_v\d_\w{20,})|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"
 )
-"""Tokens of Hugging Face, OpenAI and its kin, GitHub, GitLab, AWS, Google, Slack; JSON web tokens."""
+"""Tokens of Hugging Face, OpenAI and its kin, GitHub, GitLab, AWS, Google, Slack, W&B; JSON web tokens; name and
+password in an address."""
 SHORTEST = 8
 """Characters from which the value of a secret environment variable is looked for in other texts."""
 REDACTED = "***"

@@ -16,7 +16,7 @@ from rlhf_hydra.config.errors import ConfigError
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.layers import leaves
 from rlhf_hydra.config.layout import layout
-from rlhf_hydra.config.saved import LOADER, look_at_run_yaml
+from rlhf_hydra.config.saved import LOADER, command_in, look_at_run_yaml
 from rlhf_hydra.config.schema import RunConfig
 from rlhf_hydra.sweep.objective import Objective
 from rlhf_hydra.sweep.status import OUTPUT, STATUS, last_lines
@@ -213,7 +213,7 @@ def read_run(path: Path, problems: list[str]) -> tuple[RunConfig | None, dict[st
     words: list[str] = []
     try:
         text = path.read_text()
-        words = shlex.split(text.splitlines()[0].removeprefix("# ")) if text.startswith("# ") else []
+        words = shlex.split(command_in(text))
         config = flat(yaml.load(text, LOADER))
         return look_at_run_yaml(path), config, words
     except FileNotFoundError:

@@ -19,6 +19,7 @@ from rich.tree import Tree
 
 from rlhf_hydra.config.layout import unread_parts
 from rlhf_hydra.config.schema import RunConfig, Section
+from rlhf_hydra.config.secrets import redact
 from rlhf_hydra.tracking import jsonl
 from rlhf_hydra.tracking.tracker import Status, Tracker
 
@@ -88,7 +89,7 @@ class Terminal(Tracker):
         self._steps = steps
 
     def note(self, text: str) -> None:
-        self._say(Text.assemble(("· ", "dim"), text))
+        self._say(Text.assemble(("· ", "dim"), redact(text)))
 
     def finish(self, status: Status, detail: str = "") -> None:
         self._bar.stop()
@@ -142,7 +143,7 @@ def _grow(tree: Tree, section: Section, reference: Section, hidden: Sequence[str
 
 def _label(name: str, section: Section, reference: Section) -> Text:
     usual = _values(reference)
-    leaves = [_leaf(k, v, usual.get(k)) for k, v in _values(section).items() if not _sections(k, v)]
+    leaves = [_leaf(k, redact(v, k), usual.get(k)) for k, v in _values(section).items() if not _sections(k, v)]
     return Text.assemble((f"{name}  ", "bold cyan"), Text(" · ", style="dim").join(leaves))
 
 

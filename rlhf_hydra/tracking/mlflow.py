@@ -17,6 +17,8 @@ LONGEST = 6000
 AT_ONCE = 100
 """Parameters that it takes in one call."""
 
+PARENT = "mlflow.parentRunId"
+
 
 class MLflow(Tracker):
     """A run in experiment `tracking.project`. Needs the extra `mlflow`.
@@ -27,6 +29,9 @@ class MLflow(Tracker):
     """
 
     def __init__(self, run: RunConfig, folder: Path, note: Note) -> None:
+        # Unless told otherwise it asks a server that does not answer eight times for two minutes each.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
@@ -37,11 +42,9 @@ class MLflow(Tracker):
         note(where)
         with alone(store):
             self._client = MlflowClient(uri)
-            experiment = self._experiment(run.tracking.project, store)
-            parent = self._parent(experiment, run.tracking.group)
-            self._id = self._find(experiment, {"folder": str(folder.resolve())}) or self._create(
-                experiment, folder, run, parent
-            )
+            self._experiment_id = self._experiment(run.tracking.project, store)
+            self._parent_id = self._parent(run.tracking.group)
+            self._id = self._find({"folder": str(folder.resolve())}) or self._create(folder, run)
 
     def _experiment(self, name: str, store: Path) -> str:
         known = self._client.get_experiment_by_name(name)
@@ -50,23 +53,23 @@ class MLflow(Tracker):
         artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (store / "mlflow-artifacts").as_uri()
         return str(self._client.create_experiment(name, artifact_location=artifacts))
 
-    def _parent(self, experiment: str, group: str | None) -> str | None:
+    def _parent(self, group: str | None) -> str | None:
         if group is None:
             return None
-        known = self._find(experiment, {"group": group})
-        return known or self._client.create_run(experiment, tags={"group": group}, run_name=group).info.run_id
+        known = self._find({"group": group})
+        return known or self._client.create_run(self._experiment_id, tags={"group": group}, run_name=group).info.run_id
 
-    def _find(self, experiment: str, tags: dict[str, str]) -> str | None:
-        wanted = " and ".join(f"tags.{key} = '{value}'" for key, value in tags.items())
-        runs = self._client.search_runs([experiment], wanted, max_results=1)
+    def _find(self, tags: dict[str, str]) -> str | None:
+        wanted = " and ".join(f"tags.{key} = {quoted(value)}" for key, value in tags.items())
+        runs = self._client.search_runs([self._experiment_id], wanted, max_results=1)
         if runs:
             self._client.update_run(runs[0].info.run_id, status="RUNNING")
         return runs[0].info.run_id if runs else None
 
-    def _create(self, experiment: str, folder: Path, run: RunConfig, parent: str | None) -> str:
+    def _create(self, folder: Path, run: RunConfig) -> str:
         tags = {"folder": str(folder.resolve()), **dict.fromkeys(run.tracking.tags, "true")}
-        tags |= {"mlflow.parentRunId": parent} if parent else {}
-        created = self._client.create_run(experiment, tags=tags, run_name=identity(folder)).info.run_id
+        tags |= {PARENT: self._parent_id} if self._parent_id else {}
+        created = self._client.create_run(self._experiment_id, tags=tags, run_name=identity(folder)).info.run_id
         params = [self._param(key, str(value)[:LONGEST]) for key, value in parameters(run).items()]
         for start in range(0, len(params), AT_ONCE):
             self._client.log_batch(created, params=params[start : start + AT_ONCE])
@@ -89,6 +92,18 @@ class MLflow(Tracker):
             self._client.log_artifacts(self._id, str(self._folder / "model"), "model")
         ended = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[status]
         self._client.set_terminated(self._id, ended)
+        self._end_parent()
+
+    def _end_parent(self) -> None:
+        """A group ends with the last of its runs."""
+        running = f"tags.`{PARENT}` = '{self._parent_id}' and attributes.status = 'RUNNING'"
+        if self._parent_id and not self._client.search_runs([self._experiment_id], running, max_results=1):
+            self._client.set_terminated(self._parent_id)
+
+
+def quoted(value: str) -> str:
+    """As MLflow's filters read it."""
+    return f'"{value}"' if "'" in value else f"'{value}'"
 
 
 def choose_uri(store: Path) -> tuple[str, str]:

@@ -1,13 +1,12 @@
 """SwanLab."""
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf_hydra.config.schema import RunConfig
-from rlhf_hydra.tracking.told import identity, parameters, reachable
+from rlhf_hydra.tracking.told import identity, parameters, reachable, run_id
 from rlhf_hydra.tracking.tracker import Note, Row, Status, Tracker
 
 SERVER = "https://api.swanlab.cn"
@@ -29,7 +28,7 @@ class SwanLab(Tracker):
         self._run: Any = swanlab.init(
             project=run.tracking.project,
             name=identity(folder),
-            id=re.sub(r"[^\w-]", "-", identity(folder)),
+            id=run_id(folder),
             group=run.tracking.group,
             tags=list(run.tracking.tags),
             job_type=run.algo.name,

@@ -23,6 +23,7 @@ class TensorBoard(Tracker):
     def log(self, metrics: dict[str, float], step: int) -> None:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
+        self._writer.flush()  # or a run that is killed loses its last two minutes
 
     def samples(self, rows: Sequence[Row], step: int) -> None:
         for number, row in enumerate(rows):

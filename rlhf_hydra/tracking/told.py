@@ -1,11 +1,16 @@
 """What trackers are told about a run besides its metrics, in the forms that all of them take."""
 
+import hashlib
 import os
+import re
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,20 +27,35 @@ def identity(folder: Path) -> str:
     return "/".join(parts[-3:] if parts[-2:-1] == ("trials",) else parts[-2:])
 
 
+def run_id(folder: Path) -> str:
+    """A run's own id at a service that many machines share: two that began in the same second are not the same."""
+    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:6]
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", f"{identity(folder)}-{digest}")
+
+
 def parameters(run: RunConfig) -> dict[str, Any]:
     """The config as `{"algo.kl.coef": 0.01, ...}`, without secrets."""
     return dict(leaves(redact(asdict(run))))
 
 
 def reachable(url: str, timeout_s: float = 2.0) -> bool:
-    """Whether the host of `url` accepts connections; asked once, since clients wait half a minute to find out."""
-    parts = urlsplit(url)
+    """Whether the host of `url` accepts connections; asked once, since clients wait half a minute to find out.
+    Asked beside this thread: to look up a name without a network takes longer than any timeout of the connection."""
+    answer: Queue[bool] = Queue()
+
+    def connect() -> None:
+        parts = urlsplit(url)
+        with suppress(OSError, ValueError):
+            port = parts.port or {"http": 80}.get(parts.scheme, 443)
+            socket.create_connection((parts.hostname or "", port), timeout_s).close()
+            answer.put(True)
+        answer.put(False)
+
+    Thread(target=connect, daemon=True).start()
     try:
-        port = parts.port or {"http": 80}.get(parts.scheme, 443)
-        socket.create_connection((parts.hostname or "", port), timeout_s).close()
-    except (OSError, ValueError):
+        return answer.get(timeout=timeout_s)
+    except Empty:
         return False
-    return True
 
 
 class Usage:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from time import monotonic
 from typing import Any, Literal
 
+from rlhf_hydra.config.secrets import redact
 from rlhf_hydra.tracking.told import Usage
 
 Row = dict[str, Any]
@@ -59,7 +61,46 @@ class Trackers(Tracker):
         """Finishes all of them, also when one raises."""
         with ExitStack() as stack:
             for tracker in reversed(self._trackers):
-                stack.callback(tracker.finish, status, detail)
+                stack.callback(tracker.finish, status, redact(detail))
+
+
+class Guarded(Tracker):
+    """A service, whose failure is no failure of the run. What it does not take is left out there; it is asked again
+    after a pause that doubles each time, since a service that is away may cost many seconds to ask."""
+
+    def __init__(self, name: str, tracker: Tracker, note: Note, pause_s: float = 60.0) -> None:
+        self._name, self._tracker, self._note = name, tracker, note
+        self._pause_s, self._again_at, self._left_out = pause_s, 0.0, 0
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self._tell(lambda: self._tracker.log(metrics, step))
+
+    def samples(self, rows: Sequence[Row], step: int) -> None:
+        self._tell(lambda: self._tracker.samples(rows, step))
+
+    def finish(self, status: Status, detail: str = "") -> None:
+        self._again_at = 0.0
+        self._tell(lambda: self._tracker.finish(status, detail))
+        if self._left_out:
+            self._note(f"{self._name} lacks {self._left_out} of the run's messages; the JSON lines have all of them")
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        if monotonic() < self._again_at:
+            self._left_out += 1
+            return
+        try:
+            call()
+        except Exception as error:  # whatever a service raises
+            if not self._left_out:
+                self._note(f"{self._name} fails, the run goes on without it: {first_line(error)}")
+            self._left_out += 1
+            self._again_at, self._pause_s = monotonic() + self._pause_s, 2 * self._pause_s
+
+
+def first_line(error: Exception) -> str:
+    """What is wrong, without what services add below, and without secrets."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return str(redact(f"{type(error).__name__}: {text}"[:300]))
 
 
 class Once(Trackers):

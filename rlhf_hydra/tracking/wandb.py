@@ -1,14 +1,15 @@
 """Weights & Biases."""
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf_hydra.config.schema import RunConfig
-from rlhf_hydra.tracking.told import identity, parameters, reachable
-from rlhf_hydra.tracking.tracker import Note, Row, Status, Tracker
+from rlhf_hydra.tracking.told import identity, parameters, reachable, run_id
+from rlhf_hydra.tracking.tracker import Note, Row, Status, Tracker, first_line
+
+LONGEST_START_S = 20.0
 
 
 class WandB(Tracker):
@@ -29,7 +30,7 @@ class WandB(Tracker):
         note(why)
         self._run = wandb.init(
             project=run.tracking.project,
-            id=re.sub(r"[^\w-]", "-", identity(folder)),
+            id=run_id(folder),
             name=identity(folder),
             group=run.tracking.group,
             tags=list(run.tracking.tags),
@@ -38,7 +39,9 @@ class WandB(Tracker):
             dir=folder,
             config=parameters(run),
             mode=mode,
-            settings=wandb.Settings(silent=mode == "offline", x_disable_stats=not run.tracking.system),
+            settings=wandb.Settings(
+                silent=mode == "offline", x_disable_stats=not run.tracking.system, init_timeout=LONGEST_START_S
+            ),
         )
 
     def log(self, metrics: dict[str, float], step: int) -> None:
@@ -69,6 +72,9 @@ def choose_mode(wandb: Any, folder: Path) -> tuple[Any, str]:
     server = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
     if not reachable(server):  # asked first: with a key, `login` waits for the server
         return "offline", f"wandb is offline, {server} cannot be reached; {later}"
-    if not wandb.login(prompt=False):
-        return "offline", f"wandb is offline, without WANDB_API_KEY; {later}"
+    try:
+        if not wandb.login(prompt=False):
+            return "offline", f"wandb is offline, without WANDB_API_KEY; {later}"
+    except (wandb.Error, ValueError) as error:
+        return "offline", f"wandb is offline, {server} does not take the key ({first_line(error)}); {later}"
     return "online", f"wandb sends the run to {server}"

@@ -40,6 +40,7 @@ def test_what_is_exported_composes_to_the_same_run(tmp_path, composer, asked):
 EXPORTS = {
     "": "",
     "seed=42 algo=ppo algo.kl.coef=0.01 outputs=elsewhere": "",  # all of it is so anyway
+    "data.system='1e-5'": "data:\n  system: '1e-5'\n",  # else it would be read as a number, and become 1e-05
     "seed=7 algo.kl.coef=0.02": "algo:\n  kl:\n    coef: 0.02\nseed: 7\n",
     "algo=grpo rollout.samples_per_prompt=8": "defaults:\n- _self_\n- override /algo: grpo\n",  # its own default is 8
     "data@eval.data=toy eval.data.rows=16 eval.every=1": (
@@ -48,6 +49,10 @@ EXPORTS = {
     "reward=composite +reward@reward.parts.len=function reward.parts.len.path=json:dumps reward.parts.len.weight=2": (
         "defaults:\n- /reward@reward.parts.len: function\n- _self_\n- override /reward: composite\n"
         "reward:\n  parts:\n    len:\n      weight: 2.0\n      path: json:dumps\n"
+    ),
+    "reward=composite +reward@reward.parts.all=composite reward.parts.all.parts.rule.weight=2": (
+        "defaults:\n- /reward@reward.parts.all: composite\n- _self_\n- override /reward: composite\n"
+        "reward:\n  parts:\n    all:\n      parts:\n        rule:\n          weight: 2.0\n"
     ),
     "reward=function reward.path=json:dumps reward.kwargs.deep.key=3": (
         "defaults:\n- _self_\n- override /reward: function\n"

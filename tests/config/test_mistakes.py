@@ -29,6 +29,7 @@ MISTAKES = {
     "engine.sleep=maybe": ["must be true or false"],
     "algo.kl=0.1": ["algo.kl=0.1 (command line): must be a section", "algo.kl.coef"],
     "outputs=${oc.env:RLHF_HYDRA_NOT_SET}": ["(command line): there is no environment variable RLHF_HYDRA_NOT_SET"],
+    "kl.coef=0.1": ["kl.coef=0.1 (command line): there is no such key\n    Did you mean algo.kl.coef?"],
     "seed=${seed}": ["seed=${seed} (command line): refers to itself"],
     "seed=${algo.kl.coef}": ["seed=${algo.kl.coef} (command line): ", "could not be converted to Integer"],
     "=tiny": ["=tiny (command line): is not of the form key=value"],

@@ -8,7 +8,8 @@ import yaml
 
 from rlhf_hydra.config.check import checked_resume, checked_run
 from rlhf_hydra.config.errors import ConfigError
-from rlhf_hydra.config.saved import load_run_yaml, look_at_run_yaml, save_run_yaml
+from rlhf_hydra.config.export import composes_to, export
+from rlhf_hydra.config.saved import load_run_yaml, look_at_run_yaml, save_run_yaml, saved_command, words_of
 from rlhf_hydra.config.schema import Group
 from rlhf_hydra.config.store import find_conf_dir
 
@@ -38,6 +39,16 @@ def test_round_trip(composer, tmp_path, typed):
     assert again == run == look_at_run_yaml(path)
     assert types(again) == types(run)
     assert [file.name for file in tmp_path.iterdir()] == ["run.yaml"]
+
+
+def test_a_command_of_several_lines(composer, tmp_path):
+    word = "data.system='be kind:\n\n - and short'"
+    run = checked_run([word], composer)
+    save_run_yaml(run, tmp_path / "run.yaml", shlex.join(["python", "-m", "rlhf_hydra", word]))
+    assert load_run_yaml(tmp_path / "run.yaml") == run
+    assert words_of(saved_command(tmp_path / "run.yaml")) == (None, [word])
+    experiment = export(tmp_path, "kind")
+    assert composes_to(run, experiment.parents[1], ["experiment=kind"]) == []
 
 
 def types(section) -> dict[str, type]:
@@ -93,4 +104,11 @@ def test_a_file_of_another_version(composer, tmp_path):
     path = save(checked_run([], composer), tmp_path)
     path.write_text(path.read_text().replace("steps:", "passes:"))
     with pytest.raises(ConfigError, match=r"is not a run.yaml of this version.*passes"):
+        load_run_yaml(path)
+
+
+def test_a_file_that_lacks_a_key(composer, tmp_path):
+    path = save(checked_run([], composer), tmp_path)
+    path.write_text(path.read_text().replace("  vocab_size:", "  # vocab_size:"))
+    with pytest.raises(ConfigError, match=r"is not a run.yaml of this version: it lacks model.vocab_size"):
         load_run_yaml(path)

@@ -4,6 +4,7 @@ import pytest
 
 from rlhf_hydra.config.check import checked_resume, checked_run
 from rlhf_hydra.config.errors import ConfigError
+from rlhf_hydra.config.explain import explain
 from rlhf_hydra.config.saved import load_run_yaml, save_run_yaml
 from rlhf_hydra.config.secrets import is_exposed, redact, redacted
 
@@ -28,11 +29,31 @@ def test_values_of_secret_variables_become_references_to_them(key, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "token", [SHAPE, "sk-proj-" + "x1" * 12, "ghp_" + "a1" * 18, "AKIA" + "A1" * 8, "xoxb-1234567890-abc"]
+    "token",
+    [
+        SHAPE,
+        "sk-proj-" + "x1" * 12,
+        "ghp_" + "a1" * 18,
+        "AKIA" + "A1" * 8,
+        "xoxb-1234567890-abc",
+        "wandb_v1_" + "a1" * 12,
+    ],
 )
 def test_what_looks_like_a_token_is_blotted_out(token):
     assert redacted(f"a {token} b") == "a *** b"
     assert is_exposed(token)
+
+
+def test_a_password_in_an_address_is_blotted_out():
+    assert redacted("at https://joe:hunter2@host:80/x?y@z") == "at https://***@host:80/x?y@z"
+    assert is_exposed("http://:hunter2@host") and not is_exposed("http://host:80/a@b:c@d")
+
+
+def test_no_message_shows_a_secret(key, problems, composer):
+    (problem,) = problems(f"reward.kwrgs.key={SHAPE}")
+    assert SHAPE not in str(problem) and "***" in str(problem)
+    composed = composer.compose([*JUDGE, "reward.kwargs.obj=${oc.env:JUDGE_API_KEY}"])
+    assert key not in explain(composed, "reward.kwargs.obj") + explain(composed, "all")
 
 
 @pytest.mark.parametrize("text", ["", "sk-short", "hf_hub", "Qwen/Qwen2.5-0.5B-Instruct", "0123456789abcdef" * 3])

@@ -10,8 +10,9 @@ import pytest
 
 from rlhf_hydra.tracking import NoTracker, build
 from rlhf_hydra.tracking.jsonl import read
-from rlhf_hydra.tracking.told import Usage, parameters, reachable
-from rlhf_hydra.tracking.tracker import Once, Tracker, Trackers
+from rlhf_hydra.tracking.told import Usage, parameters, reachable, run_id
+from rlhf_hydra.tracking.tracker import Guarded, Once, Tracker, Trackers
+from rlhf_hydra.tracking.trackio import choose_place
 
 ROW = {"prompt": "c", "response": "cccc", "reward": 1.0}
 
@@ -66,6 +67,67 @@ def test_all_trackers_finish_though_one_fails():
     assert ended == [("failed", "why")] * 2
 
 
+class Flaky(Tracker):
+    """A service that is away in some steps."""
+
+    def __init__(self, away):
+        self.heard, self.away = [], away
+
+    def log(self, metrics, step):
+        if step in self.away:
+            raise ConnectionError("nobody at http://joe:hunter2@host\n  and much more")
+        self.heard.append(step)
+
+    def finish(self, status, detail=""):
+        self.heard.append((status, detail))
+
+
+def test_a_service_that_fails_does_not_end_the_run():
+    said, service, other = [], Flaky({2, 3}), Flaky(())
+    both = Trackers(Guarded("it", service, said.append, pause_s=0.0), other)
+    for step in (1, 2, 3, 4):
+        both.log({"a": 1.0}, step)
+    both.finish("failed", "with hf_aaaaaaaaaaaaaaaaaaaaaaaa")
+    assert service.heard == [1, 4, ("failed", "with ***")] and other.heard == [1, 2, 3, 4, ("failed", "with ***")]
+    assert said == [
+        "it fails, the run goes on without it: ConnectionError: nobody at http://***@host",
+        "it lacks 2 of the run's messages; the JSON lines have all of them",
+    ]
+
+
+def test_a_service_that_is_away_is_not_asked_at_each_step():
+    service = Flaky({1})
+    guarded = Guarded("it", service, lambda line: None, pause_s=3600.0)
+    for step in (1, 2, 3):
+        guarded.log({"a": 1.0}, step)
+    guarded.finish("done")
+    assert service.heard == [("done", "")]
+
+
+def test_a_service_that_cannot_be_started_is_one_line(run, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://at.all")
+    run.tracking.use = ["tensorboard", "mlflow"]
+    with pytest.raises(NoTracker, match=r"^tracking=mlflow cannot be started: [^\n]*; put it right, or drop it$"):
+        listen(run, tmp_path, 1, 1)
+
+
+def test_no_secret_on_the_terminal(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SOME_API_KEY", "abcdefghij")
+    run.data.system = "call with abcdefghij"
+    tracker = build(run, tmp_path, None, "python -m rlhf_hydra")
+    tracker.note("asks http://joe:hunter2@host")
+    tracker.finish("failed", "403 for abcdefghij")
+    said = capsys.readouterr().out
+    assert "call with ***" in said and "403 for ***" in said and "http://***@host" in said
+    assert "abcdefghij" not in said and "hunter2" not in said
+
+
+def test_runs_of_one_second_on_two_machines_have_ids_of_their_own(tmp_path):
+    here, there = (run_id(tmp_path / name / "ppo-tiny" / "größer now") for name in ("a", "b"))
+    assert here != there and here.startswith("ppo-tiny-gr-er-now-") and here.isascii()
+
+
 def test_once_passes_on_what_is_new():
     heard = []
 
@@ -118,6 +180,14 @@ def test_tensorboard(run, tmp_path):
     same([(tag, e.step, e.value) for tag in events.Tags()["scalars"] for e in events.Scalars(tag)], tmp_path)
 
 
+def test_tensorboard_of_a_killed_run_has_all_steps(run, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run.tracking.use = ["tensorboard"]
+    tracker = build(run, tmp_path, None, "python -m rlhf_hydra")
+    tracker.log({"reward/mean": 1.0}, 1)  # and nobody calls `finish`
+    assert accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("reward/mean")[0].step == 1
+
+
 @pytest.fixture
 def no_server(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -133,11 +203,11 @@ def stored(client, mlflow_run):
 def test_mlflow(run, tmp_path, no_server):
     mlflow = pytest.importorskip("mlflow")
     run.tracking.use = ["mlflow"]
-    folder = tmp_path / "ppo-tiny" / "now"
+    folder = tmp_path / "ppo-tiny" / "it's now"
     stop_and_resume(run, folder)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (found,) = client.search_runs([client.get_experiment_by_name("rlhf_hydra").experiment_id])
-    assert found.info.status == "FINISHED" and found.info.run_name == "ppo-tiny/now"
+    assert found.info.status == "FINISHED" and found.info.run_name == "ppo-tiny/it's now"
     assert found.data.params["algo.advantage.lam"] == "0.9"
     same(stored(client, found.info.run_id), folder)
     assert {f.path for f in client.list_artifacts(found.info.run_id)} == {"curves.png", "samples"}
@@ -156,7 +226,7 @@ def test_mlflow_trials_in_parallel_make_one_store(run, tmp_path, no_server):
     runs = client.search_runs([client.get_experiment_by_name("rlhf_hydra").experiment_id])
     (parent,) = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert parent.info.run_name == "sweep-1" and len(children) == 4
+    assert parent.info.run_name == "sweep-1" and parent.info.status == "FINISHED" and len(children) == 4
     for child in children:
         folder = next(f for f in folders if str(f) == child.data.tags["folder"])
         same(stored(client, child.info.run_id), folder)
@@ -210,6 +280,20 @@ def test_wandb_without_its_server_is_offline(run, tmp_path, no_wandb_key, monkey
     listen(run, tmp_path / "run", 1, 1)
     assert "wandb is offline, http://127.0.0.1:9 cannot be reached" in "".join(capfd.readouterr())
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1
+
+
+def test_trackio_without_its_server_stays_here(monkeypatch):
+    monkeypatch.setenv("TRACKIO_SERVER_URL", "http://127.0.0.1:9")
+    said = choose_place("my project")
+    assert (
+        said
+        == "trackio: http://127.0.0.1:9 cannot be reached; look at the run with: trackio show --project 'my project'"
+    )
+    assert "TRACKIO_SERVER_URL" not in os.environ
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("TRACKIO_SPACE_ID", "joe/runs")
+        assert choose_place("p") == "trackio sends the run to joe/runs"
 
 
 def trackio_logs(run, folder, store):
