@@ -247,10 +247,12 @@ def test_signs_and_constraints_reach_the_reader(tmp_path):
     assert row["signs"].startswith("evaluation falls")
 
 
-def test_a_report_made_again_leaves_no_best_of_before(tmp_path):
+def test_a_report_made_again_leaves_no_best_of_before(tmp_path, monkeypatch):
     leave_run(tmp_path / "s/trials/a", BASE, curves(0.01), state="done")
     folder = leave_sweep(tmp_path / "s", {"a": []}, objective="eval/mean")
-    make_report([folder], ReportTask(name="report"), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    make_report([Path("s")], ReportTask(name="report"), Path("."))
+    assert f"--config-dir {folder}/best experiment=best" in (folder / "report.md").read_text()
     assert (folder / "best/experiment.yaml").exists()
     make_report([folder], ReportTask(name="report", constraints=["kl < 0"]), tmp_path)
     assert not (folder / "best/experiment.yaml").exists()
