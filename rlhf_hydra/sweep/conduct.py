@@ -116,7 +116,6 @@ def conduct(book: Book, source: Source, to_come: Mapping[str, RunConfig], first:
         except KeyboardInterrupt:  # no time for a report
             screen.say(f"ended at once; run what is missing: {again(book.folder)}")
             raise
-    book.write()
     tell(book, screen.console)
     return code or (0 if book.trials and all(trial.status.is_final for trial in book.trials.values()) else SOME_FAILED)
 
@@ -124,6 +123,7 @@ def conduct(book: Book, source: Source, to_come: Mapping[str, RunConfig], first:
 def tell(book: Book, console: Console) -> None:
     """The report of what there is, over which a sweep does not fail: `task=report` makes it again."""
     try:
+        book.write()  # with what a search has passed over
         report = study(read_sweep([book.folder]), book.folder)
         try:
             report = write(report, book.head.get("config_dir"))

@@ -38,10 +38,10 @@ def make_report(folders: Sequence[Path], task: ReportTask, outputs: Path, config
 
 
 def place_of(folders: Sequence[Path], outputs: Path) -> Path:
-    """Where the report of these folders goes."""
+    """Where the report of these folders goes; from its root, as the commands in it are used anywhere."""
     if len(folders) == 1 and (folders[0] / SWEEP).exists():
-        return folders[0]
-    return Path(new_folder(str(outputs / "report" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")))
+        return folders[0].resolve()
+    return Path(new_folder(str(outputs / "report" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"))).resolve()
 
 
 def write(report: Report, config_dir: str | None = None) -> Report:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, product
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -18,6 +18,11 @@ IRRELEVANT = (*PLACES, "tracking")
 """Sections that do not decide what a trial finds."""
 ALIKE = (*IRRELEVANT, "cluster.address", "hydra.sweep")
 """How the names begin of keys that all trials have in common."""
+
+
+IN_VAIN = 10_000
+"""Draws without a new combination after which there is none: of an interval so narrow that few numbers of four digits
+lie in it."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +137,10 @@ class Space:
         continuous = any(isinstance(axis, Interval) and not axis.is_whole for axis in self.axes)
         limit = trials if continuous else min(trials, prod(map(size, self.axes)))
         seen: set[tuple[tuple[str, ...], ...]] = set()
-        for _ in count():
-            if len(seen) == limit:
-                return
+        in_vain = 0
+        while len(seen) < limit and not (continuous and in_vain > IN_VAIN):
             drawn = tuple(draw(axis, rng.random()) for axis in self.axes)
+            in_vain = in_vain + 1 if drawn in seen else 0
             if drawn not in seen:
                 seen.add(drawn)
                 yield list(drawn)

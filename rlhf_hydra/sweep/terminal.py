@@ -2,6 +2,7 @@
 
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +20,7 @@ FILES = ("report.html", "report.md", "trials.csv", "settings.csv", "best/experim
 
 def print_report(report: Report, console: Console) -> None:
     console.print(Text(heading(report), style="bold"), soft_wrap=True)
-    console.print(table(report))
+    console.print(fitting_table(report, console))
     for name, found in report.signs.items():
         console.print(Text(f"sign of reward hacking in {name}: {'; '.join(found)}", style="yellow"), soft_wrap=True)
     for trial in report.failures:
@@ -50,13 +51,21 @@ def last_word(trial: Trial) -> str:
     return next((line for line in lines if line.startswith("error: ")), next(iter(lines), "left no word"))
 
 
-def table(report: Report) -> Table:
+def fitting_table(report: Report, console: Console) -> Table:
+    """With as many metrics as there is room for, the objective at least; the files have all of them."""
+    wide = console.options.update(max_width=1000)
+    tables = (table(report, report.columns[:count]) for count in range(len(report.columns), 0, -1))
+    fits = (each for each in tables if console.measure(each, options=wide).maximum <= console.width)
+    return next(fits, table(report, report.columns[:1]))
+
+
+def table(report: Report, metrics: Sequence[str]) -> Table:
     """One line a setting, the best first, `*` on the frontier; over several seeds mean ± standard deviation."""
     found = Table(header_style="bold", box=None, pad_edge=False)
     for name in ("trial", "state", *map(short_key, report.swept)):
-        found.add_column(name)
-    for name in (*(SHORT_NAMES.get(metric, metric) for metric in report.columns), "time", report.cost_name, ""):
-        found.add_column(name, justify="right", overflow="fold")
+        found.add_column(name, no_wrap=name == "trial", overflow="ellipsis")
+    for name in (*(SHORT_NAMES.get(metric, metric) for metric in metrics), "time", report.cost_name, ""):
+        found.add_column(name, justify="right", no_wrap=True)
     for setting in report.in_order:
         flags = (
             "best" * (setting is report.best),
@@ -67,7 +76,7 @@ def table(report: Report) -> Table:
             setting.name,
             Text(setting.states, style=COLORS[setting.state]),
             *(shown(setting.value(key)) for key in report.swept),
-            *(measured(setting, metric) for metric in report.columns),
+            *(measured(setting, metric) for metric in metrics),
             duration(setting.seconds),
             f"{report.cost(setting):.3g}",
             " ".join(filter(None, flags)),

@@ -129,13 +129,17 @@ def is_about_sweeps(line: str) -> bool:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Alone in the folder; Occupied if another sweep is at work there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise Occupied(f"a sweep runs in {folder} already (process {file.read().strip()})") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = (folder / ".lock").read_text().strip()
+        raise Occupied(f"a sweep runs in {folder} already (process {holder})") from None
+    except OSError as error:
+        fix = "choose another folder with hydra.sweep.dir, on a file system that has locks (flock)"
+        raise Failure(f"{folder} cannot be taken for a sweep ({error}): {fix}") from None
+    with file:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

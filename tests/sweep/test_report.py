@@ -1,6 +1,7 @@
 """From run folders to the files of a report."""
 
 import csv
+import io
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from urllib.parse import unquote
 import pytest
 from driving import SMALL, compose
 from matplotlib.image import imread
+from rich.console import Console
 from run_folders import leave_run, leave_sweep, trial
 
 from rlhf_hydra.config.check import checked_run
@@ -23,7 +25,7 @@ from rlhf_hydra.sweep.overview import study
 from rlhf_hydra.sweep.report import make_report, write_tables
 from rlhf_hydra.sweep.runs import Sweep, read_sweep
 from rlhf_hydra.sweep.scales import RAMP, scale
-from rlhf_hydra.sweep.terminal import table
+from rlhf_hydra.sweep.terminal import print_report, table
 from rlhf_hydra.tasks import begin
 
 CHROMIUM = next(
@@ -245,10 +247,12 @@ def test_signs_and_constraints_reach_the_reader(tmp_path):
     assert row["signs"].startswith("evaluation falls")
 
 
-def test_a_report_made_again_leaves_no_best_of_before(tmp_path):
+def test_a_report_made_again_leaves_no_best_of_before(tmp_path, monkeypatch):
     leave_run(tmp_path / "s/trials/a", BASE, curves(0.01), state="done")
     folder = leave_sweep(tmp_path / "s", {"a": []}, objective="eval/mean")
-    make_report([folder], ReportTask(name="report"), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    make_report([Path("s")], ReportTask(name="report"), Path("."))
+    assert f"--config-dir {folder}/best experiment=best" in (folder / "report.md").read_text()
     assert (folder / "best/experiment.yaml").exists()
     make_report([folder], ReportTask(name="report", constraints=["kl < 0"]), tmp_path)
     assert not (folder / "best/experiment.yaml").exists()
@@ -332,8 +336,17 @@ def test_the_best_comes_first_in_the_terminal_and_the_rest_in_order():
     values = {"a": 0.3, "b": 0.9, "c": 0.6}
     trials = [trial(name, {"eval/mean": {1: value}, "policy/kl": {1: 1 - value}}) for name, value in values.items()]
     wanted = Sweep("s", [*trials, trial("d", {}, state="failed")], objective=Objective("eval/mean"))
-    found = table(study(wanted, Path("here")))
+    found = table(study(wanted, Path("here")), ["eval/mean"])
     assert list(found.columns[0].cells) == ["b", "c", "a", "d"]
+
+
+def test_a_narrow_terminal_shows_fewer_metrics_and_breaks_no_number(sweep):
+    for width, metrics in ((120, ["eval", "reward", "kl", "tokens", "entropy"]), (80, ["eval", "reward", "kl"])):
+        console = Console(file=io.StringIO(), width=width)
+        print_report(study(read_sweep([sweep]), sweep), console)
+        _, head, *lines = console.file.getvalue().splitlines()
+        assert head.split() == ["trial", "state", "kl.coef", "optim.lr", *metrics, "time", "core", "h"]
+        assert [line.split()[0] for line in lines[:6]] == ["#4", "#3", "#2", "#0", "#1", "#5"]
 
 
 # -------------------------------------------------------------------------------------------------------------- scales

@@ -107,6 +107,11 @@ def test_random_trials_of_a_small_space_are_all_of_it(points):
     assert len(found) == 12 == len({tuple(own) for own in found})
 
 
+def test_a_narrow_interval_has_few_values(points):
+    found = points("sweep=random", "sweep.trials=9", "rollout.temperature=interval(1.0,1.002)")
+    assert sorted(own[0] for own in found) == [f"rollout.temperature={value}" for value in ("1.0", "1.001", "1.002")]
+
+
 @given(
     low=st.floats(1e-8, 1e3), factor=st.floats(1.01, 1e6), share=st.floats(0, 1, exclude_max=True), is_log=st.booleans()
 )

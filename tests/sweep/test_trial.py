@@ -5,6 +5,7 @@ import pytest
 
 from rlhf_hydra.config.check import checked_run
 from rlhf_hydra.config.errors import ConfigError
+from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.saved import load_run_yaml, saved_command
 from rlhf_hydra.sweep.conduct import resume
 from rlhf_hydra.sweep.status import write
@@ -95,4 +96,13 @@ def test_one_sweep_at_a_time_in_a_folder(tmp_path):
     with locked(tmp_path), pytest.raises(Occupied, match="runs in"), locked(tmp_path):
         pass
     with locked(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_had_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(Failure, match="file cannot be taken for a sweep .*: choose another folder"),
+        locked(tmp_path / "file"),
+    ):
         pass
