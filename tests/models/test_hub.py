@@ -131,6 +131,13 @@ def test_a_missing_folder_is_no_hub_id(path):
         resolve(path, key="reward.path")
 
 
+def test_where_tiny_cannot_be_built_the_way_out_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ModelNotFound, match=r"model\.path: builtin:tiny is made in the cache.*; set XDG_CACHE_HOME"):
+        resolve("builtin:tiny")
+
+
 def test_tiny_is_built_once_into_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = resolve("builtin:tiny")
