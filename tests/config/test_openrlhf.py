@@ -420,6 +420,8 @@ def test_unknown_options_get_a_suggestion():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["train_sft --pretrain 'open"], "no command of a shell: No closing quotation"),
+        ([""], "no program of OpenRLHF in this command"),
         (["--max_len", "3"], "no program of OpenRLHF in this command"),
         (["python -m openrlhf.cli.serve_rm --port 5000"], "serve_rm has no equivalent"),
         ([PPO + " --advantage_estimator gea"], "there is no estimator gea"),
