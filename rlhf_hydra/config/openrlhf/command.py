@@ -45,6 +45,12 @@ class Command:
     def number(self, name: str, default: int = 0) -> int:
         return int(float(self.text(name, str(default))))
 
+    def pair(self, name: str) -> list[str]:
+        values = self.given[name]
+        if len(values) != 2:
+            raise ConfigError([Problem("import", f"--{name}", f"has {len(values)} values, and needs 2")])
+        return values
+
     def __contains__(self, name: str) -> bool:
         return name in self.given
 
