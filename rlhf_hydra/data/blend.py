@@ -23,18 +23,19 @@ def picks(cfg: Blend, sizes: Sequence[int], seed: int) -> list[Pick]:
         return [(source, item) for source, size in enumerate(sizes) for item in range(size)][: cfg.limit]
     bounds = list(accumulate(source.weight for source in cfg.sources.values()))
     rng = random.Random(f"blend/{seed}/{list(sizes)}")
-    ended = any if cfg.until == "first" else all
+    used_up, enough = 0, 1 if cfg.until == "first" else len(sizes)
     taken = [0] * len(sizes)
     orders: list[list[int]] = [[] for _ in sizes]
     found: list[Pick] = []
-    while not ended(count >= size for count, size in zip(taken, sizes, strict=True)):
+    while used_up < enough and len(found) != cfg.limit:
         source = bisect_right(bounds, rng.random() * bounds[-1], hi=len(bounds) - 1)
         place = taken[source] % sizes[source]
         if place == 0:
             orders[source] = permutation(sizes[source], seed, taken[source] // sizes[source])
         found.append((source, orders[source][place]))
         taken[source] += 1
-    return found[: cfg.limit]
+        used_up += taken[source] == sizes[source]
+    return found
 
 
 def sources_of(cfg: Blend) -> Mapping[str, Data]:

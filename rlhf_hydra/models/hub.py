@@ -46,7 +46,13 @@ def all_there(folder: str, loaded: tuple[Any, dict[str, Any]], new: Collection[s
 def resolve(path: str, hub: str = "huggingface", revision: str | None = None, key: str = "model.path") -> str:
     """The local folder of model `path`, downloaded once if it is the id of a model on `hub`; `key` names it so."""
     if path == "builtin:tiny":
-        return str(_builtin_tiny())
+        try:
+            return str(_builtin_tiny())
+        except OSError as error:
+            fix = "set XDG_CACHE_HOME to a folder with room that may be written"
+            raise ModelNotFound(
+                f"{key}: {path} is made in the cache, and that cannot be written: {error}; {fix}"
+            ) from error
     if Path(path).expanduser().is_dir():
         return str(a_model(Path(path).expanduser().resolve()))
     if path.startswith((".", "/", "~")):

@@ -420,11 +420,15 @@ def test_unknown_options_get_a_suggestion():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["train_sft --pretrain 'open"], "no command of a shell: No closing quotation"),
+        ([""], "no program of OpenRLHF in this command"),
         (["--max_len", "3"], "no program of OpenRLHF in this command"),
         (["python -m openrlhf.cli.serve_rm --port 5000"], "serve_rm has no equivalent"),
         ([PPO + " --advantage_estimator gea"], "there is no estimator gea"),
         ([f"train_sft {LLAMA} --dataset a,b --dataset_probs 1"], "--data.prompt_probs: 1 shares of 2 sources"),
         ([f"train_sft {LLAMA} --dataset a,b --dataset_probs 1,x"], "could not convert string to float: 'x'"),
+        ([PPO + " --reward_clip_range 5"], "--reward.clip_range: has 1 values, and needs 2"),
+        ([PPO + " --rollout_batch_size 0"], "integer division or modulo by zero"),
         ([PPO + " --train_batch_size many"], "could not convert string to float: 'many'"),
         ([PPO + " --eps_clip_low_high 0.2"], "--actor.eps_clip_low_high: has too few values"),
     ],

@@ -63,6 +63,8 @@ def test_a_seeded_order_of_each_source_not_its_head():
 
 def test_limit():
     assert len(picks(blend(1, 1, limit=7), [50, 50], 0)) == 7
+    drawn = picks(blend(1, 1e-12, until="all", limit=7), [50, 50], 0)  # all of the second would take for ever
+    assert [source for source, _ in drawn] == [0] * 7
 
 
 TOYS = {"few": ToyData(name="toy", letters=2, rows=4), "many": ToyData(name="toy", letters=8, rows=80, weight=3.0)}

@@ -1,5 +1,6 @@
 """Datasets of both hubs, through the real clients, from a server on loopback."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ REPOS: dict[str, Files] = {
     "datasets/team/rows": {"README.md": b"# rows\n", "train.jsonl": ROWS, "test.jsonl": SHORT},
     "datasets/team/subsets": {"README.md": CARD, "main/train.jsonl": ROWS, "other/train.jsonl": SHORT},
     "datasets/team/broken": {"train.jsonl": ROWS + b'{"prompt": "ab'},
+    "datasets/team/packed": {
+        "a-train.jsonl.gz": gzip.compress(ROWS),
+        "b-train.jsonl.gz": gzip.compress(SHORT),
+    },
     "datasets/team/corrupt": {"train.jsonl": ROWS},
 }
 CHILD = """
@@ -85,6 +90,7 @@ def visited(request, tmp_path_factory):
             "load(path='team/rows')",
             "load(path='team/rows')",
             "rows(path='team/gated')",
+            "rows(path='team/packed')",
         )
         sent = list(server.sent)
     return found, sent, told(server, home, request.param, "rows(path='team/rows')", "load(path='team/rows')")
@@ -113,6 +119,12 @@ def test_a_gated_set_asks_for_the_token(visited):
     found, _, _ = visited
     assert "team/gated" in found[13] and "403" in found[13] and "for gated data, your token" in found[13]
     assert TOKEN not in str(found)
+
+
+def test_compressed_files_are_one_set(visited):
+    """As those of helpful and harmless are."""
+    found, _, _ = visited
+    assert len(found[14]) == 23
 
 
 def test_files_are_fetched_once(visited):

@@ -146,6 +146,13 @@ def test_a_folder_without_a_model_is_refused(tmp_path, file, says):
         resolve(str(tmp_path))
 
 
+def test_where_tiny_cannot_be_built_the_way_out_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ModelNotFound, match=r"model\.path: builtin:tiny is made in the cache.*; set XDG_CACHE_HOME"):
+        resolve("builtin:tiny")
+
+
 def test_tiny_is_built_once_into_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = resolve("builtin:tiny")

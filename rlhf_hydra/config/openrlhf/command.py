@@ -45,6 +45,12 @@ class Command:
     def number(self, name: str, default: int = 0) -> int:
         return int(float(self.text(name, str(default))))
 
+    def pair(self, name: str) -> list[str]:
+        values = self.given[name]
+        if len(values) != 2:
+            raise ConfigError([Problem("import", f"--{name}", f"has {len(values)} values, and needs 2")])
+        return values
+
     def __contains__(self, name: str) -> bool:
         return name in self.given
 
@@ -64,7 +70,10 @@ class Command:
 
 def read(words: Sequence[str]) -> Command:
     """Words as the shell gives them, or the whole command in one."""
-    tokens = split(words[0]) if len(words) == 1 else list(words)
+    try:
+        tokens = split(words[0]) if len(words) == 1 else list(words)
+    except ValueError as error:
+        raise ConfigError([Problem("import", "task=import_openrlhf", f"no command of a shell: {error}")]) from error
     named = [i for i, token in enumerate(tokens) if program(token)]
     if not named:
         if inner := next((token for token in tokens if any(map(program, token.split()))), None):

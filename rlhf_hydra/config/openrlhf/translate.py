@@ -37,7 +37,7 @@ def import_text(words: Sequence[str]) -> str:
         lines = list(translate(command))
         given = dict(line.partition("=")[::2] for line in lines if not line.startswith("#"))
         overrides, file = blended(finished(given, command.kind), command)
-    except ValueError as error:
+    except (ValueError, ZeroDivisionError) as error:
         raise ConfigError([Problem("import", "task=import_openrlhf", f"an option's value: {error}")]) from None
     notes = [line for line in lines if line.startswith("#")]
     order = [key for key in GROUPS if key in overrides] + [key for key in overrides if key not in GROUPS]
@@ -165,7 +165,7 @@ def reward(command: Command) -> Iterator[str]:
             yield f"# --reward.remote_url has no equivalent: no reward is asked of a server ({remote})"
         yield "reward=function"
         yield "# reward: write what scores as a function, and name it: reward.path=FILE.py:NAME (docs/add-a-reward.md)"
-    low, high = map(float, command.given["reward.clip_range"])
+    low, high = map(float, command.pair("reward.clip_range"))
     if low == -high:
         yield from (f"algo.shaping.clip={high:g}", "algo.shaping.clip_where=after")
     else:
