@@ -29,11 +29,14 @@ class Lessons:
     ) -> None:
         self.examples, self.goal, self.max_tokens = examples, goal, max_tokens
         self.items = range(min(len(examples), limit or len(examples)))
+        self.wanted: Sequence[int] = self.items
+        """Those that the run will look at: the reference is asked about no others."""
         self.others = others(len(self.items), seed) if goal.needs_mismatched else []
         self.unit = examples.rows_each
         """Rows of an example."""
         self.known: dict[str, Tensor] = {}
-        """The reference's log-probability of each response [rows], and of each `mismatched` one [examples]."""
+        """The reference's log-probability of each response [rows], and of each `mismatched` one [examples]; NaN where
+        it was not asked."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -53,13 +56,14 @@ class Lessons:
         return RolloutBatch.from_sequences(prompts, fitting, group=range(len(items)), images=own.images or ())
 
     def refer(self, model: TokenModel, size: int, note: Note = unsaid) -> None:
-        """Ask the reference about every example, `size` at a time."""
-        found: dict[str, list[Tensor]] = {}
-        for part in watched(parts(self.items, size), Progress("reference", note, len(self))):
-            found.setdefault("own", []).append(totals(model, self.batch(part)))
+        """Ask the reference about every example that is `wanted`, `size` at a time."""
+        own = torch.full((len(self), self.unit), torch.nan)
+        mismatched = torch.full((len(self),), torch.nan)
+        for part in watched(parts(self.wanted, size), Progress("reference", note, len(self.wanted))):
+            own[list(part)] = totals(model, self.batch(part)).view(-1, self.unit)
             if self.goal.needs_mismatched:
-                found.setdefault("mismatched", []).append(totals(model, self.mismatched(part)))
-        self.known = {name: torch.cat(pieces) for name, pieces in found.items()}
+                mismatched[list(part)] = totals(model, self.mismatched(part))
+        self.known = {"own": own.flatten()} | ({"mismatched": mismatched} if self.goal.needs_mismatched else {})
 
     def count(self, batch: RolloutBatch) -> Totals:
         return Totals.count(batch, in_pairs=self.unit == 2)
@@ -126,6 +130,10 @@ class Passes:
             self.number, self.place = self.number + 1, 0
         return items
 
+    def first(self, count: int) -> Sequence[int]:
+        """The `count` examples that come first, in the order of their numbers; all, where a pass has no more."""
+        return range(self.count) if count >= self.count else sorted(self.order(0)[:count])
+
     def state(self) -> dict[str, Any]:
         return {"fingerprint": self.fingerprint, "seed": self.seed, "pass": self.number, "place": self.place}
 
@@ -138,7 +146,8 @@ def refer(
     sets: Mapping[str, Lessons], file: Path, path: str, size: int, ask: Callable[[], TokenModel], note: Note = unsaid
 ) -> None:
     """Fill in what the reference, the model in `path`, says of the `sets`: from `file`, which is made by asking it."""
-    about = {name: f"{lessons.examples.fingerprint}/{len(lessons)}" for name, lessons in sets.items()} | {"path": path}
+    about = {name: f"{its.examples.fingerprint}/{len(its.wanted)} of {len(its)}" for name, its in sets.items()}
+    about |= {"path": path}
     if not file.exists() or read_about(file) != about:
         model = ask()
         for lessons in sets.values():

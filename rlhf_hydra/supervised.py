@@ -46,6 +46,7 @@ def train(run: RunConfig, folder: Path, command: str, resume: bool = False) -> N
         passes, watch = Passes(lessons, size_of(run), run.seed), Watch(run.guard)
         if start:  # other data is refused before anything is asked about it
             passes.load_state(checkpoint.remembered(start, "passes"))
+        lessons.wanted = passes.first(run.steps * size_of(run))
         consult(run, model, {"train": lessons, "eval": held_out}, folder / REFERENCE, tracker.note)
 
         with start_learner(run, lessons.unit, model, tracker.note) as learner:
@@ -112,7 +113,7 @@ def consult(run: RunConfig, model: str, sets: dict[str, Lessons | None], file: P
     with ExitStack() as stack:
 
         def ask() -> TokenModel:
-            note(f"asking the reference about {sum(map(len, given.values())):,} examples")
+            note(f"asking the reference about {sum(len(its.wanted) for its in given.values()):,} examples")
             return stack.enter_context(start_reference(run, path, note))
 
         given = {name: lessons for name, lessons in sets.items() if lessons is not None}

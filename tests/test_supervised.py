@@ -8,6 +8,7 @@ import torch
 from driving import algorithms, compose, run
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_hydra.algos.objectives import objective
@@ -124,17 +125,17 @@ def test_a_resumed_run_equals_one_that_never_stopped(options, tmp_path):
 
 
 def test_a_run_does_not_go_on_with_other_data_or_weights_and_stays_what_it_was(tmp_path, capsys):
-    options = [*QUICK, "algo=dpo", "steps=3"]
+    options = [*QUICK, "algo=dpo", "steps=4"]
     begin(compose(*options), tmp_path, "as typed")
     kept = [tmp_path / name for name in ("run.yaml", "reference.safetensors", "metrics.jsonl")]
     before = [file.read_bytes() for file in kept]
     for other, says in (("data.rows=64", "the data has changed"), ("policy.lora.rank=2", "the saved weights are not")):
         with pytest.raises(SystemExit):
-            begin(compose(*options, other, "steps=4"), tmp_path, "as typed", resume=True)
+            begin(compose(*options, other, "steps=5"), tmp_path, "as typed", resume=True)
         assert f"cannot resume: {says}" in capsys.readouterr().out
         assert [file.read_bytes() for file in kept] == before
-    begin(compose(*options, "steps=4"), tmp_path, "as typed", resume=True)
-    assert "steps: 4" in (tmp_path / "run.yaml").read_text()
+    begin(compose(*options, "steps=5"), tmp_path, "as typed", resume=True)
+    assert "steps: 5" in (tmp_path / "run.yaml").read_text()
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):
@@ -168,6 +169,19 @@ def test_before_the_first_step_policy_and_reference_are_one(tmp_path, taught):
     other = run(tmp_path / "other", *QUICK, "algo=dpo", "steps=1", f"reference.path={taught}")
     assert other[0]["eval/loss"] > 0.8  # the reference prefers what is chosen, and the policy does not yet
     assert other[0]["eval/margin"] < -0.2
+
+
+def test_the_reference_is_asked_about_the_examples_that_the_run_meets(tmp_path, capsys):
+    """Two steps of 32 pairs, of 115, and the 13 held-out pairs; a run that goes on asks about what it will meet."""
+    options = [*QUICK, "algo=dpo", "eval.every=2"]
+    rows = run(tmp_path, *options, "steps=2")
+    assert "asking the reference about 77 examples" in capsys.readouterr().out
+    said = load_file(tmp_path / "reference.safetensors")["train/own"].view(115, 2)
+    assert said.isnan().any(1).sum() == 115 - 64
+    assert all(math.isfinite(row[name]) for row in rows for name in row if name.endswith("loss"))
+    more = run(tmp_path, *options, "steps=5", resume=True)
+    assert "asking the reference about 128 examples" in capsys.readouterr().out
+    assert len(series(more, "train/loss")) == 5 and all(map(math.isfinite, series(more, "train/loss")))
 
 
 def test_a_long_pass_of_the_reference_says_when_it_ends():
