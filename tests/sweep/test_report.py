@@ -348,7 +348,7 @@ def test_the_command_line_reads_patterns_and_imports_nothing_heavy(sweep, tmp_pa
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["task=report", "run=nowhere"], 1, "error: run=nowhere: there is no such folder"),
+        (["task=report", "run=nowhere"], 2, "error: run=nowhere (command line): there is no such folder"),
         (["task=report", "run=no*where"], 2, "error: run=no*where (command line): matches no folder"),
         (["task=compare", "run=[a,b]", "-m"], 2, "error: -m: all runs are read at once"),
     ],
