@@ -93,6 +93,9 @@ def start(args: Namespace) -> None:
     elif args.shell_completion:
         complete(args)
     elif args.hydra_help or args.cfg or args.info:
+        composed = composer.compose(args.overrides)
+        if wrong := [problem for problem in composed.problems if problem.rule != "reference"]:
+            raise ConfigError(wrong)  # a reference to what is not there is shown as it is
         hand_to_hydra(args)
     elif task := next((task for line, task in TASKS.items() if line in args.overrides), None):
         task(args, composer)

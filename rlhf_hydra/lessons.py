@@ -132,7 +132,7 @@ class Passes:
 
     def first(self, count: int) -> Sequence[int]:
         """The `count` examples that come first, in the order of their numbers; all, where a pass has no more."""
-        return range(self.count) if count >= self.count else sorted(self.order(0)[:count])
+        return range(self.count) if count >= self.count else sorted(self.order.of_pass(0)[:count])
 
     def state(self) -> dict[str, Any]:
         return {"fingerprint": self.fingerprint, "seed": self.seed, "pass": self.number, "place": self.place}

@@ -91,7 +91,7 @@ def code() -> tuple[str | None, str]:
     if not (ROOT / ".git").exists():
         return None, ""
     commit = git("rev-parse", "--verify", "HEAD").strip() or None
-    new = git("ls-files", "--others", "--exclude-standard", "--", "rlhf_hydra", "conf").splitlines()
+    new = git("ls-files", "-z", "--others", "--exclude-standard", "--", "rlhf_hydra", "conf").split("\0")[:-1]
     diff = ("diff", "--no-color", "--no-ext-diff")
     parts = [git(*diff, "HEAD"), *(git(*diff, "--no-index", "--", os.devnull, name) for name in new)]
     return commit, "".join(parts)

@@ -37,7 +37,7 @@ def test_code_is_a_commit_and_what_differs_from_it(repository):
     commit, diff = provenance.code()
     assert commit is not None and len(commit) == 40 and diff == ""
     (repository / "conf/a.yaml").write_text("two\n")
-    (repository / "conf/b.yaml").write_text("new\n")
+    (repository / "conf/größe b.yaml").write_text("new\n")
     (repository / "notes.txt").write_text("of no account\n")
     again, diff = provenance.code()
     assert again == commit and "-one\n+two\n" in diff and "+new\n" in diff and "account" not in diff

@@ -39,7 +39,7 @@ from rlhf_hydra.config.files import Files, circle, refused, shown
 from rlhf_hydra.config.keys import all_keys
 from rlhf_hydra.config.layers import Layer, Library, first_word, leaves
 from rlhf_hydra.config.meant import dotted, misnamed, unknown_to_hydra
-from rlhf_hydra.config.overrides import Values, parse, values
+from rlhf_hydra.config.overrides import Values, parse, quoted, values
 from rlhf_hydra.config.schema import RunConfig, Section
 from rlhf_hydra.config.store import find_conf_dir, register
 
@@ -90,11 +90,8 @@ class Composer:
                 with warnings.catch_warnings(action="ignore"):
                     self.loader._process_config_searchpath("config", given, files)
             except (HydraException, ValueError):
-                says, fix = (
-                    "is no list of folders and packages",
-                    "Write 'hydra.searchpath=[/shared/conf,pkg://acme_rl.conf]'.",
-                )
-                value = key.partition("=")[2]
+                fix = "Write 'hydra.searchpath=[/shared/conf,pkg://acme_rl.conf]'."
+                says, value = "is no list of folders and packages", key.partition("=")[2]
                 raise ConfigError([Problem("searchpath", "hydra.searchpath", says, fix, value, COMMAND_LINE)]) from None
             self.libraries[key] = Library(files)
         return self.libraries[key]
@@ -112,7 +109,7 @@ class Composer:
         """Where `-m` leaves its trials: `hydra.sweep.dir`, made now if it is a new one."""
         setup_globals()
         own = [line for line in overrides if line.startswith("hydra.sweep.")]
-        cfg = self.loader.load_configuration("config", [*own, f"outputs='{outputs}'"], RunMode.MULTIRUN)
+        cfg = self.loader.load_configuration("config", [*own, f"outputs={quoted(outputs)}"], RunMode.MULTIRUN)
         return Path(cfg.hydra.sweep.dir).resolve()
 
 

@@ -109,13 +109,11 @@ def refused(error: Exception, files: Files, places: Sequence[str]) -> Problem:
 
 def no_such_choice(place: str, places: Sequence[str], where: str) -> Problem:
     names = places if where == COMMAND_LINE else [f"/{other}" for other in places]
-    near = [name for name in names if name.lstrip("/") == place.partition("@")[0].rpartition("/")[2]] or nearest(
-        place, names
-    )
+    group = place.partition("@")[0].rpartition("/")[2]
+    near = [name for name in names if name.lstrip("/") == group] or nearest(place, names)
     fix = f"Did you mean {' or '.join(near)}?" if near else f"A run chooses {', '.join(names)}."
     if place.startswith("schema/"):
-        group = place.partition("@")[0]
-        fix = f"Write `- override /{group}@_here_: NAME`; where the file that is extended is for the whole run, @GROUP."
+        fix = f"Write /schema/{group}@_here_; where the file that is extended is `# @package _global_`, @{group}."
     return Problem("option", place, "is nothing that a run chooses", fix, where=where)
 
 

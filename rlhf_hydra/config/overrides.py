@@ -46,6 +46,13 @@ def unreadable(line: str, reason: str) -> Problem:
     return Problem("syntax", name, "has a value that cannot be read", fix, value, COMMAND_LINE)
 
 
+def quoted(value: str) -> str:
+    """A text as an override takes it. A backslash counts double before a quote, and as itself elsewhere."""
+    if re.fullmatch(r"[\w./@:-]+", value, re.ASCII):
+        return value
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda end: 2 * end[1] + ("\\'" if end[2] else ""), value) + "'"
+
+
 @dataclass(frozen=True)
 class Interval:
     """Values of `name` between two bounds, both included."""

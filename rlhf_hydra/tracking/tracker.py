@@ -100,7 +100,7 @@ class Guarded(Tracker):
 def first_line(error: Exception) -> str:
     """What is wrong, without what services add below, and without secrets."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return str(redact(f"{type(error).__name__}: {text}"[:300]))
+    return str(redact(f"{type(error).__name__}: {text}"[:500]))
 
 
 class Once(Trackers):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -78,17 +79,22 @@ def test_a_sound_grid_is_listed(tmp_path):
     ]
 
 
+TEAM = Path(__file__).parent / "team"
 TYPO = "error: algo.kl.cof=1 (command line): there is no such key\n    Did you mean algo.kl.coef?\n"
 WRONG = {
     "algo.kl.cof=1": TYPO,
     "--cfg job algo.kl.cof=1": TYPO,
     "--cfg job --resolve outputs=${oc.env:NOT_SET_ANYWHERE}": "error: outputs=${oc.env:NOT_SET_ANYWHERE}",
     "--config-dir /not/there": "error: --config-dir=/not/there: there is no such folder\n",
+    "--cfg job hydra.searchpath=[/not/there]": "error: hydra.searchpath=/not/there: does not exist\n",
+    "--cfg job hydra.searchpath=[http://there]": "error: hydra.searchpath=[http://there] (command line): is no list",
+    f"--cfg job --config-dir {TEAM} model=circle": "model/circle.yaml: extends itself",
     "--config-name other": "error: --config-path, --config-name: the config is always conf/config.yaml",
     "-m --cfg job": "error: -m: one config is shown at a time",
     "task=resume": "error: run (command line): task=resume needs the folder of a run",
     "task=resume run=nowhere": "error: run=nowhere (command line): there is no nowhere/run.yaml",
-    "hydra.joob.name=x": "error: hydra.joob.name (command line): Hydra has no such key\n",
+    "hydra.joob.name=x": "error: hydra.joob.name (command line): Hydra has no such key\n    Did you mean job?",
+    "hydra.mode=MULTIRUN": "error: hydra.mode: a sweep is asked for with -m\n",
     "-m seed=1,2 task=check algo.kl.coef=-1,1": (
         "error: algo.kl.coef=-1.0 (command line): must be at least 0 and at most 10\n"
         "    in 2 of 4 runs, first: seed=1 task=check algo.kl.coef=-1\n"

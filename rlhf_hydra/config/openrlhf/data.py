@@ -12,7 +12,7 @@ import yaml
 from rlhf_hydra.config.compose import Composer
 from rlhf_hydra.config.errors import ConfigError, Problem
 from rlhf_hydra.config.openrlhf.command import Command
-from rlhf_hydra.config.openrlhf.quoting import quoted
+from rlhf_hydra.config.overrides import quoted
 from rlhf_hydra.config.store import find_conf_dir
 
 SFT_TEMPLATE = "User: {}\nAssistant: "

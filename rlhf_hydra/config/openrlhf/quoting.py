@@ -40,13 +40,6 @@ def unescaped(text: str) -> str:
     return re.sub(r"\\(.)", lambda match: {"n": "\n", "t": "\t", "r": "\r"}.get(match[1], match[1]), text)
 
 
-def quoted(value: str) -> str:
-    """As Hydra reads it back: there a backslash stands for itself, but before a quote."""
-    if re.fullmatch(r"[\w./@:-]+", value, re.ASCII):
-        return value
-    return "'" + re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + match[2].replace("'", "\\'"), value) + "'"
-
-
 def shell(word: str) -> str:
     """As bash reads it back, on one line."""
     if "\n" in word:

@@ -10,8 +10,9 @@ from rlhf_hydra.config.errors import ConfigError, Problem
 from rlhf_hydra.config.openrlhf.command import Command, read
 from rlhf_hydra.config.openrlhf.data import blended, data, finished
 from rlhf_hydra.config.openrlhf.flags import BY_NAME, Flag
-from rlhf_hydra.config.openrlhf.quoting import quoted, shell
+from rlhf_hydra.config.openrlhf.quoting import shell
 from rlhf_hydra.config.openrlhf.sizes import seats, sizes
+from rlhf_hydra.config.overrides import quoted
 
 ALGORITHMS = {
     "gae": "ppo", "reinforce": "reinforce_pp", "reinforce_baseline": "reinforce_pp_baseline", "rloo": "rloo",
