@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,10 @@ def test_ctrl_c_is_no_defect(tmp_path):
     """While it reads a file that does not end."""
     os.mkfifo(tmp_path / "metrics.jsonl")
     words = [sys.executable, "-m", "rlhf_hydra", "task=report", "run=."]
-    reader = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whoever starts the tests in the background lets their children ignore Ctrl-C.
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipe = subprocess.PIPE
+    reader = subprocess.Popen(words, cwd=tmp_path, preexec_fn=listens, stdout=pipe, stderr=pipe, text=True)
     with (tmp_path / "metrics.jsonl").open("w"):
         reader.send_signal(signal.SIGINT)
         assert reader.communicate() == ("", "") and reader.returncode == 130
