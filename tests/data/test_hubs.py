@@ -31,8 +31,6 @@ REPOS: dict[str, Files] = {
 CHILD = """
 import json, sys
 from pathlib import Path
-from rlhf_hydra.models import hub
-hub.PAUSES_S = (0.1, 0.1)
 from rlhf_hydra.config.failure import Failure
 from rlhf_hydra.config.schema import SFT, Data
 from rlhf_hydra.data import sources

@@ -20,7 +20,6 @@ REPOS = {"models/team/small": SMALL, "models/team/large": LARGE, "models/team/co
 CHILD = """
 import json, os, sys
 from rlhf_hydra.models import hub
-hub.PAUSES_S = (0.1, 0.1)
 
 def told(path):
     if path == "offline":
