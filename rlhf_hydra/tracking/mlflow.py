@@ -42,15 +42,16 @@ class MLflow(Tracker):
         note(where)
         with alone(store):
             self._client = MlflowClient(uri)
-            self._experiment_id = self._experiment(run.tracking.project, store)
+            # Where the user's own store puts its artifacts is its own affair.
+            artifacts = None if uri == os.environ.get("MLFLOW_TRACKING_URI") else (store / "mlflow-artifacts").as_uri()
+            self._experiment_id = self._experiment(run.tracking.project, artifacts)
             self._parent_id = self._parent(run.tracking.group)
             self._id = self._find({"folder": str(folder.resolve())}) or self._create(folder, run)
 
-    def _experiment(self, name: str, store: Path) -> str:
+    def _experiment(self, name: str, artifacts: str | None) -> str:
         known = self._client.get_experiment_by_name(name)
         if known:
             return str(known.experiment_id)
-        artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (store / "mlflow-artifacts").as_uri()
         return str(self._client.create_experiment(name, artifact_location=artifacts))
 
     def _parent(self, group: str | None) -> str | None:

@@ -238,7 +238,7 @@ def test_mlflow_without_its_server_stays_here(run, tmp_path, monkeypatch, capsys
     run.tracking.use = ["mlflow"]
     listen(run, tmp_path / "run", 1, 1)
     assert "cannot be reached; the run is kept in" in capsys.readouterr().out.replace("\n", " ")
-    assert (tmp_path / "mlflow.db").exists()
+    assert (tmp_path / "mlflow.db").exists() and any((tmp_path / "mlflow-artifacts").iterdir())
 
 
 @pytest.fixture
