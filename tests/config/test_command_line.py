@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -143,12 +144,19 @@ def test_options_of_a_team_are_found_in_its_folder(tmp_path):
 
 def test_ctrl_c_is_no_defect(tmp_path):
     """While it reads a file that does not end."""
-    os.mkfifo(tmp_path / "metrics.jsonl")
+    endless = tmp_path / "metrics.jsonl"
+    os.mkfifo(endless)
     words = [sys.executable, "-m", "rlhf_hydra", "task=report", "run=."]
     # Whoever starts the tests in the background lets their children ignore Ctrl-C.
     listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     pipe = subprocess.PIPE
     reader = subprocess.Popen(words, cwd=tmp_path, preexec_fn=listens, stdout=pipe, stderr=pipe, text=True)
-    with (tmp_path / "metrics.jsonl").open("w"):
+
+    def let_go() -> None:  # or a command that ends too early would leave the next line waiting for its reader
+        reader.wait()
+        os.close(os.open(endless, os.O_RDONLY | os.O_NONBLOCK))
+
+    Thread(target=let_go, daemon=True).start()
+    with endless.open("w"):
         reader.send_signal(signal.SIGINT)
         assert reader.communicate() == ("", "") and reader.returncode == 130
